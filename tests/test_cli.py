@@ -481,6 +481,23 @@ def test_results_and_crossval_print_their_scores_and_name_the_page(walked, capsy
     assert shown.endswith(f"{tmp_path / 'out' / 'crossval.html'}\n") and (tmp_path / "out" / "crossval.html").is_file()
 
 
+def test_crossval_prints_what_a_file_of_folds_leaves_out(capsys, tmp_path, monkeypatch):
+    counts = {
+        "n_evaluated": 1200,
+        "folds": [{}] * 3,
+        "groups": 40,
+        "unit": "speaker",
+        "excluded": {"items in no fold": 1003},
+    }
+    found = SimpleNamespace(counts=counts), tmp_path / "crossval.md"
+    monkeypatch.setattr("annot_hf.experiments.crossval.crossval", lambda *given, **options: found)
+    monkeypatch.setattr("annot_hf.report.systems.crossval_tables", lambda found: [])
+    words = ["--corpus", tmp_path, "--out", tmp_path, "--folds", tmp_path / "folds.csv", "--repeats", "1"]
+    status, shown, error = run(capsys, "crossval", "text-ldl", *words)
+    said = "1,200 items of 40 groups, by speaker; 1 x 3 folds. Left out: 1,003 items in no fold.\n"
+    assert status == 0 and shown == f"{said}{tmp_path / 'crossval.html'}\n", error
+
+
 def test_benchmark_names_the_page_to_open(capsys, tmp_path, monkeypatch):
     found = SimpleNamespace(counts={"n_evaluated": 1200, "runs": {"soft": 2}}), tmp_path / "results.md"
     monkeypatch.setattr("annot_hf.experiments.shared_tasks.run_benchmark", lambda *given, **options: found)

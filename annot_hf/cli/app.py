@@ -504,7 +504,8 @@ def crossval(
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     for table in crossval_tables(found)[:2]:
         print_table(table)
-    print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.")
+    left_out = "".join(f" Left out: {count:,} {reason}." for reason, count in counts["excluded"].items())
+    print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.{left_out}")
     print_path(page.with_suffix(".html"))
 
 

@@ -84,13 +84,16 @@ def open_corpus(
 
     # a .py file that is not there is said to be none
     if source.suffix == ".py" or find_script(source):
+        text = given.pop("text", "")
         if stated := [name for name, value in {"audio": audio, **given}.items() if value]:
             raise ValueError(
                 f"--{stated[0]} is for files of votes, and {source} is a corpus script, which takes --root."
             )
         if root is None:
             raise ValueError(f"{source} is a corpus script; name the folder that it reads as --root.")
-        return load_corpus_script(source)(root)
+        found = load_corpus_script(source)(root)
+        found.text_column = text or found.text_column
+        return found
     if root is not None:
         raise ValueError(
             f"--root is for corpus scripts, and {source} is none; name the folder of the clips as --audio."

@@ -111,6 +111,7 @@ class VoteCorpus:
         questions: What raters were asked.
         default_questions: The questions of a recipe that names none.
         sampling_rate: Sampling rate of the Audio column (Hz).
+        text_column: The column of the items that is exported as their text, such as one turn without its context.
     """
 
     name: ClassVar[str] = ""
@@ -124,6 +125,7 @@ class VoteCorpus:
     questions: ClassVar[tuple[Question, ...]] = ()
     default_questions: ClassVar[tuple[str, ...]] = ()
     sampling_rate: ClassVar[int] = 16_000
+    text_column: str = "text"
 
     def __init__(self, root: str | os.PathLike) -> None:
         if not self.name:
@@ -218,6 +220,13 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame, *, splits: bool = True)
         items["split"] = _checked_splits(corpus, items)
     if "speaker" not in items:
         items["speaker"] = None
+    if corpus.text_column != "text":
+        if corpus.text_column not in items:
+            raise ValueError(
+                f"{corpus.name}: items have no column {corpus.text_column!r}; they have {', '.join(items)}."
+            )
+        items["text"] = items[corpus.text_column]
+        corpus.note(f"items whose text is their column {corpus.text_column}", len(items), expected=True)
     if "text" in items:
         items["text"] = _checked_texts(corpus, items)
     return items

@@ -175,6 +175,8 @@ def export_corpus(
         kind, wanted, problems = "text", missing_text, items["text"].isna().map({True: MISSING, False: None})
     votes = corpus.read_votes()
     spans = corpus.read_spans()
+    if spans is not None and corpus.text_column != "text":
+        raise ValueError(f"{corpus.name}: spans are of the corpus's own texts; export these, without another column.")
     for name in corpus.default_questions:
         votes.question(name)
     # A copy, so that the corpus can be exported again with other options.
@@ -437,7 +439,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside, follow_links=follow_links)
-            if path.is_file():
+            if path.is_file() or path.is_dir():
                 try:
                     source = path if times is None else dict(zip(("path", "start", "end"), (path, *times), strict=True))
                     duration = audio_info(source).seconds

@@ -21,6 +21,11 @@ FOLDER_LOCK = ".lock"
 CARD_MARK = "<!-- Written by annot-hf, which would write it anew; remove this line if you edit it. -->"
 
 
+def imitates_parent(name: str) -> bool:
+    """Whether a part of the path is `..` in signs that only look like full stops, such as U+2024, U+2025 and U+FF0E."""
+    return ".." in unicodedata.normalize("NFKC", name).split("/") and ".." not in name.split("/")
+
+
 def check_name(name: str, root: str | os.PathLike) -> None:
     """Raise unless `name`, from files that are not trusted, is a plain relative path, which need not exist."""
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
@@ -32,6 +37,7 @@ def check_name(name: str, root: str | os.PathLike) -> None:
         "has a backslash": "\\" in plain,
         "starts with a drive or a URL scheme": re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain,
         "is not relative": plain.startswith(("/", "~")),
+        f"writes '..' in look-alikes ({ascii(text)[1:-1]})": imitates_parent(text),
         "leads to a parent folder": ".." in plain.split("/"),
     }
     for rule, broken in rules.items():

@@ -72,18 +72,19 @@ class LeWiDi(VoteCorpus):
         return text
 
     def read_items(self) -> pd.DataFrame:
-        """One row per item, called by split and number, in upstream's split; `info_*` are texts of `other_info`."""
+        """One row per item, called by split and number, in upstream's split; `text_*` and `info_*` are its parts."""
         rows = []
         for path, split, number, entry in self._entries:
             try:
                 parts = self.parts_of(entry.get("text"))
             except (ValueError, RecursionError) as error:
                 _refuse(path, number, "text", entry["text"], f"must be JSON ({error})")
+            about = _flat_facts("info", entry.get("other_info"))
             if isinstance(parts, Mapping) and all(isinstance(said, str) for said in parts.values()):
+                about |= _flat_facts("text", parts)
                 parts = self.text_of(parts)
             if not isinstance(parts, str):
                 _refuse(path, number, "text", entry.get("text"), "must be a text, or texts by name")
-            about = _flat_facts("info", entry.get("other_info"))
             about = {name: said for name, said in about.items() if isinstance(said, str)}
             rows.append(
                 {"item": f"{split}-{number}", "text": parts, "split": UPSTREAM_SPLITS[split], "lang": entry.get("lang")}

@@ -6,13 +6,14 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from annot_hf.data.ballots import ITEM_FACTS, SOUNDS
 from annot_hf.data.corpus import VoteCorpus
-from annot_hf.data.files import file_sha256
+from annot_hf.data.files import file_sha256, imitates_parent
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.own_votes import OwnVotes, Reading
 from annot_hf.data.splitting import SHARES, SPLIT_NAMES, draw_item_splits
@@ -102,15 +103,21 @@ class OwnCorpus(VoteCorpus):
 
     def _clips(self, references: Mapping[str, str]) -> list[str | None]:
         """The path of each clip below the folder, or None; by its path, else by its file name, else without the suffix."""
-        files = [path.relative_to(self.root).as_posix() for path in sorted(self.root.rglob("*")) if path.is_file()]
-        files = [name for name in files if name.lower().endswith(SOUNDS)]
-        known: dict[str, list[str]] = defaultdict(list)
-        for name in files:
-            for key in {key for part in _tails(name) for key in (part, part.rsplit(".", 1)[0])}:
-                known[key].append(name)
+        paths = [path for path in sorted(self.root.rglob("*")) if path.name.lower().endswith(SOUNDS)]
+        files, folders = (
+            [path.relative_to(self.root).as_posix() for path in paths if is_kind(path)]
+            for is_kind in (Path.is_file, Path.is_dir)
+        )
+        # The export says that a folder is no clip.
+        known = _by_tails(folders) | _by_tails(files)
         found = []
         for item, reference in references.items():
             clean = reference.strip()
+            if imitates_parent(clean):
+                raise ValueError(
+                    f"{self.votes.path}: the clip {reference!r} of item {item!r} writes '..' in look-alikes "
+                    f"({ascii(clean)[1:-1]}); write its path below {self.root}."
+                )
             keys = [clean, *_tails(clean), re.sub(r"^[0-9a-f]{8}-", "", clean.rsplit("/", 1)[-1])]
             keys += [key.rsplit(".", 1)[0] for key in keys if key.lower().endswith(SOUNDS)]
             matches = next((known[key] for key in keys if key in known), [])
@@ -200,6 +207,15 @@ class OwnCorpus(VoteCorpus):
             raise ValueError(f"{self.votes.path}: {error}{hint}") from None
         self.note(f"splits drawn by {column}, seed {self.seed}", said, expected=True)
         return drawn
+
+
+def _by_tails(names: Sequence[str]) -> dict[str, list[str]]:
+    """The names by each of their tails, with and without suffix."""
+    known: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        for key in {key for part in _tails(name) for key in (part, part.rsplit(".", 1)[0])}:
+            known[key].append(name)
+    return known
 
 
 def _tails(name: str) -> Iterator[str]:

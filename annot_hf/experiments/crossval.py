@@ -135,13 +135,15 @@ def crossval(
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
     targets = _common_targets(planned, plan.scored(exported), splits)
-    left_out = 0
     if given is not None:
         there = np.isin(targets.items, given["item"])
-        left_out = int((~there).sum())
-        if left_out == len(targets):
+        if not there.any():
             raise ValueError(f"The file of folds names no item of {exported.name} that has votes; name its items.")
         targets = targets.select(targets.items[there])
+        foreign = given["item"][~given["item"].isin(exported.items["item"])].nunique()
+        counted = {"items with votes in no fold of the file": int((~there).sum())}
+        counted["items of the file that the corpus does not have"] = foreign
+        targets.excluded.update({reason: count for reason, count in counted.items() if count})
     unit, groups = group_items(exported.items, targets.items, group, apart=given is not None)
     if items is not None:
         drawn = draw_groups(groups, items, base)
@@ -165,6 +167,7 @@ def crossval(
             task=plan.task,
             n_resamples=n_resamples,
         )
+        found.counts["excluded"] = targets.excluded
         notes = [
             *plan_notes(plan, targets),
             *fold_notes(found),
@@ -172,14 +175,10 @@ def crossval(
             say("folds.released", splits=splits, corpus=exported.name),
         ]
         notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
-        if left_out:
-            notes.append(f"{left_out:,} items with votes are in no fold of the file and are left out.")
         if given is not None:
             about = exported.items.set_index("item")
             unknown = int(about.loc[list(targets.items), unit].isna().sum()) if unit != "item" else 0
-            foreign = given["item"][~given["item"].isin(about.index)].nunique()
             notes += [f"{unknown:,} items have no {unit}; each counts as one of its own."] * bool(unknown)
-            notes += [f"The folds name {foreign:,} items that the corpus does not have."] * bool(foreign)
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
         facts = {

@@ -17,7 +17,7 @@ LABELS = {
 }
 # From very strongly abusive to not abusive; below 0 is abusive.
 SEVERITIES = {str(level): level for level in range(-3, 2)}
-TURNS = ("prev_agent", "prev_user", "agent", "user")
+# Upstream marks an absent turn with this.
 NOTHING = "_"
 
 
@@ -62,7 +62,5 @@ class LeWiDi2023(LeWiDi):
         return json.loads(text, object_pairs_hook=unrepeated)
 
     def text_of(self, parts: Mapping[str, str]) -> str:
-        r"""The user's turn and, line by line, the turns before it, the latest first, so that truncation removes the oldest."""
-        said = {name: parts.get(name, NOTHING) for name in TURNS}
-        before = [f"{name.removeprefix('prev_')}: {said[name]}" for name in TURNS[-2::-1] if said[name] != NOTHING]
-        return "\n".join([f"user: {said['user']}", *before])
+        """The turn that was rated: in the mean over all four, little of it is left, see docs/results/text.md."""
+        return parts.get("user", NOTHING)

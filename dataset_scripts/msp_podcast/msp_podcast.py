@@ -49,6 +49,7 @@ SPLITS |= {name: name for name in ("test", "test1", "test2", "test3")}
 SPELLINGS = {"label": "labels", "audio": "audios", "partition.txt": "partitions.txt"}
 NAME = r"^[\w-][\w.-]*\.(?i:wav)$"
 PAIR = r"^\s*(?P<first>[^;]*?)\s*;\s*(?P<second>[^;]*?)\s*;?\s*$"
+BLANK = "(?i)^(nan|n/?a|none|null)?$"
 PLAIN = "must be a plain name such as MSP-PODCAST_0001_0008.wav"
 
 
@@ -105,7 +106,7 @@ class MspPodcast(VoteCorpus):
         items["gender"] = stated.fillna(items["speaker"].map(genders))
         items["consensus"] = labels["EmoClass"].map(LETTERS | {"X": "no agreement"})
         for name, column in SCALES.items():
-            items[f"consensus_{name}"] = pd.to_numeric(labels[column], errors="coerce")
+            items[f"consensus_{name}"] = labels[column].astype(float)
         items["audio"] = [audio.get(name) for name in names]
         self.note("audio without labels", list(items["item"][labels["EmoClass"].isna() & items["audio"].notna()]))
         if texts := self._files("transcripts", ".txt"):
@@ -195,7 +196,7 @@ class MspPodcast(VoteCorpus):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Lines with a rating, and the ratings, from 1 to 7."""
         values = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").to_numpy(np.float64)
-        blank = text_matches(words, "(?i)^(nan|n/?a|none|null)?$")
+        blank = text_matches(words, BLANK)
         bad, blank = ~(blank | (values >= 1) & (values <= 7))[codes], blank[codes]
         refuse_row(path, rows, SCALES[name], words[codes], bad, "must be 1 to 7 or blank")
         # Raters left some out in every release.
@@ -233,6 +234,12 @@ class MspPodcast(VoteCorpus):
             table[column] = table[column].str.strip()
         odd = ~table["EmoClass"].isin([*LETTERS, "X"])
         self.note("turns whose consensus class is no known letter", list(table["FileName"][odd]))
+        for column in SCALES.values():
+            words, table[column] = table[column], pd.to_numeric(table[column], errors="coerce")
+            odd = words.notna() & ~table[column].between(1, 7) & ~text_matches(words, BLANK)
+            told = f"{path.name}, row " + table["row"][odd].astype(str) + ": " + words[odd]
+            self.note(f"consensus {column} that is no number from 1 to 7, left out", list(told))
+            table[column] = table[column].mask(odd)
         return self._by_name(path, table.rename(columns={"Split_Set": "split"}), "FileName")
 
     @cached_property

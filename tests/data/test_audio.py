@@ -238,6 +238,10 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     assert resolve_inside(root, "folder/a.wav", follow_links=True) == (outside / "a.wav").resolve()
     with pytest.raises(ValueError, match="leads to a parent folder"):
         resolve_inside(root, "../outside/a.wav", follow_links=True)
+    for dots in ("\u2024\u2024", "\u2025", "\uff0e\uff0e"):
+        with pytest.raises(ValueError, match=r"writes '\.\.' in look-alikes \(\\u.*/outside"):
+            resolve_inside(root, f"{dots}/outside/a.wav", follow_links=True)
+    resolve_inside(root, "well\u2026 then\u2024.wav")
 
 
 @pytest.fixture

@@ -199,6 +199,26 @@ def test_a_clip_that_may_be_two_files_is_refused(tmp_path):
         corpus.read_items()
 
 
+@pytest.mark.parametrize("dots", ["\u2024\u2024", "\u2025", "\uff0e\uff0e", ".\u2024"])
+def test_dots_that_only_look_like_a_parent_folder_are_refused(dots, tmp_path):
+    clip(tmp_path / "clips" / "a.wav")
+    votes = [{"audio": f"{dots}/a.wav", "rater": rater, "label": label} for rater, label in ("as", "bt")]
+    corpus = corpus_of(table(tmp_path / "votes.csv", votes), tmp_path / "clips")
+    with pytest.raises(ValueError, match=r"votes.csv: the clip .* writes '\.\.' in look-alikes \(.*\\u.*/a\.wav\)"):
+        corpus.read_items()
+
+
+def test_a_folder_with_the_name_of_a_clip_is_told_as_such(tmp_path):
+    for name in ("a.wav", "s1/b.wav"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+    for name in "bc":
+        clip(tmp_path / "clips" / f"{name}.wav")
+    votes = [{"audio": name, "rater": rater, "label": label} for name in "abc" for rater, label in ("as", "bt")]
+    corpus = corpus_of(table(tmp_path / "votes.csv", votes), tmp_path / "clips")
+    with pytest.raises(ValueError, match=r"1 of 3 items .* \(a: 'a.wav' cannot be opened \(Is a directory\)"):
+        export_corpus(corpus, tmp_path / "out")
+
+
 def test_an_export_counts_repeated_votes_missing_clips_and_clips_without_votes(tmp_path):
     for number in range(9):
         clip(tmp_path / "clips" / f"i{number:02d}.wav")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from annot_hf.cli.start import open_corpus
 from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.evaluation.agreement import agreement
@@ -83,6 +84,20 @@ def test_a_turn_with_its_context(root):
         "severities that are a vote on a class, on a scale and on abusive",
         "type: no flag on a turn called abusive, a vote for none",
     }
+
+
+def test_the_turn_alone_may_be_the_text(root, tmp_path):
+    corpus = open_corpus(SCRIPT, root, tmp_path / "labels", audio=None, seed=0, allow_leak=False, text="user")
+    report = export_corpus(corpus, tmp_path / "out", strict=True)
+    items = read_export(tmp_path / "out").items
+    assert list(items["text"]) == list(items["user"]) and set(items["text"]) == {ONE[4], TWO[4], THREE[4]}
+    assert [one.count for one in report.findings if one.reason == "items whose text is their column user"] == [3]
+    corpus.text_column = "turn"
+    with pytest.raises(ValueError, match="convabuse: items have no column 'turn'; they have item, .*user"):
+        export_corpus(corpus, tmp_path / "out")
+    corpus.text_column, corpus.read_spans = "user", lambda: pd.DataFrame()
+    with pytest.raises(ValueError, match="spans are of the corpus's own texts"):
+        export_corpus(corpus, tmp_path / "out")
 
 
 def test_severity_is_a_class_and_a_number(root):

@@ -233,11 +233,12 @@ def test_a_clip_that_unpacks_to_hours_is_never_decoded(tmp_path, monkeypatch):
     assert report.items == 1 and left_out == 1
 
 
-def test_a_folder_in_place_of_a_clip_is_a_missing_clip(tmp_path, monkeypatch):
+def test_a_folder_in_place_of_a_clip_is_told_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr(Many, "count", 2)
     (tmp_path / "root" / "audio" / "clip 0.wav").mkdir(parents=True)
     soundfile.write(tmp_path / "root" / "audio" / "clip 1.wav", np.zeros(1600), 16_000)
-    with pytest.raises(ValueError, match=r"1 of 2 items have no readable audio \(clip 0: missing\)"):
+    with pytest.raises(ValueError, match=r"clip 0: 'audio/clip 0.wav' cannot be opened \(Is a directory\)"):
         export_corpus(Many(tmp_path / "root"), tmp_path / "out")
     report = export_corpus(Many(tmp_path / "root"), tmp_path / "out", missing_audio="drop")
-    assert report.items == 1 and {one.reason: one.votes for one in report.findings}["items without audio"] == 1
+    found = {one.reason: one for one in report.findings}
+    assert report.items == 1 and found["items with unreadable audio"].votes == 1 and "items without audio" not in found

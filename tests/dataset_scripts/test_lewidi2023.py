@@ -64,8 +64,9 @@ def test_severities_below_zero_are_abusive_and_numbers_start_again_in_each_split
     assert corpus.name == "lewidi2023_convabuse" and corpus.default_questions == ("abusive",)
     items = corpus.read_items().set_index("item")
     assert items["split"].to_dict() == {"train-1": "train", "train-2": "train", "dev-1": "validation", "test-1": "test"}
-    assert items.loc["train-1", "text"] == "user: You fool\nagent: Hm.\nuser: no\nagent: Why?"
-    assert items.loc["dev-1", "text"] == "user: hello\nagent: Hi."
+    assert items.loc["train-1", "text"] == "You fool" and items.loc["dev-1", "text"] == "hello"
+    said = [items.loc["train-1", f"text_{name}"] for name in ("prev_agent", "prev_user", "agent", "user")]
+    assert said == ["Why?", "no", "Hm.", "You fool"]
     assert items.loc["dev-1", "info_other annotations_offensive"] == "0,1,0" and "info_more" not in items
     votes = corpus.read_votes().to_pandas()
     said = votes[votes["item"] == "train-1"].set_index(["question", "annotator"])

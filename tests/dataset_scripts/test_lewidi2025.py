@@ -53,6 +53,7 @@ def test_levels_are_labels_and_ratings(tmp_path):
     corpus = LeWiDi2025(tmp_path)
     items = corpus.read_items().set_index("item")
     assert items.loc["train-1", "text"] == "context: It rained.\nresponse: Lovely."
+    assert items.loc["train-1", ["text_context", "text_response"]].tolist() == ["It rained.", "Lovely."]
     assert items.loc["train-1", "info_context+speaker"] == "1_2" and "info_explanations" not in items
     votes = corpus.read_votes().to_pandas()
     said = votes[votes["item"] == "train-1"].set_index(["question", "annotator"])

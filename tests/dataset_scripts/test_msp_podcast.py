@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -358,6 +359,25 @@ def test_split_set_goes_before_the_partition_file(root):
     corpus = MspPodcast(root)
     assert corpus.read_items().set_index("item").loc[FIVE, "split"] == "test2"
     assert corpus.findings["turns whose consensus class is no known letter"].examples == (FIVE,)
+
+
+@pytest.mark.parametrize(("write_form", "suffix", "row"), [(consensus_csv, "csv", 3), (consensus_json, "json", 2)])
+def test_a_consensus_that_is_no_rating_is_counted(write_form, suffix, row, tmp_path):
+    rows = [list(one) for one in CONSENSUS]
+    rows[1][2], rows[2][2], rows[3][3], rows[4][4] = "abc", "nan", "inf", "9"
+    rows[3][2] = None
+    detailed_2_0(tmp_path)
+    write_form(tmp_path, rows)
+    corpus = MspPodcast(tmp_path)
+    items = corpus.read_items().set_index("item")
+    assert items["consensus_activation"].isna().tolist() == [False, True, True, True, False]
+    assert items.loc[[FOUR], "consensus_valence"].isna().all() and items.loc[[FIVE], "consensus_dominance"].isna().all()
+    found = {reason: one for reason, one in corpus.findings.items() if "no number from 1 to 7" in reason}
+    told = f"labels_con[cs]ensus.{suffix}, row {row}: abc"
+    first = found["consensus EmoAct that is no number from 1 to 7, left out"]
+    assert [one.count for one in found.values()] == [1, 1, 1] and re.fullmatch(told, first.examples[0])
+    with pytest.raises(ValueError, match=f"consensus EmoAct that is no number .*: 1, such as {told}, with 0 votes"):
+        export_corpus(MspPodcast(tmp_path), tmp_path / "out", missing_audio="keep", strict=True)
 
 
 def test_numbers_in_json_may_be_numbers(tmp_path):

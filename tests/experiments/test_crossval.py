@@ -202,13 +202,20 @@ def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained
 
 def test_folds_of_a_file(recipe, chats, tmp_path, trained):
     path = tmp_path / "folds.csv"
-    path.write_text("item,fold\n" + "".join(f"t{number:02d},f{number // 4 % 3}\n" for number in range(20)))
+    rows = [f"t{number:02d},f{number // 4 % 3}\n" for number in range(20)]
+    path.write_text("".join(["item,fold\n", *rows, "elsewhere,f0\nnowhere,f1\n"]))
     found, page = crossval(recipe, chats, tmp_path / "out", folds=path, repeats=1, n_resamples=20)
     assert len(trained) == 3 and found.counts["n_evaluated"] == 20
     tested = [set(corpus.items.query("split == 'test'")["conversation"]) for _, corpus, *_ in trained]
     assert tested == [{"c0", "c3"}, {"c1", "c4"}, {"c2"}]
-    assert "3 items with votes are in no fold of the file and are left out" in page.read_text()
-    assert json.loads((tmp_path / "out" / "crossval.json").read_text())["folds"] == str(path)
+    facts = json.loads((tmp_path / "out" / "crossval.json").read_text())
+    assert facts["folds"] == str(path)
+    unnamed, foreign = "items with votes in no fold of the file", "items of the file that the corpus does not have"
+    for counted in (found.counts["excluded"], facts["excluded"], facts["evaluation"]["counts"]["excluded"]):
+        assert counted == {"items without votes": 1, unnamed: 3, foreign: 2}
+    # Of 24 items and of 22 in the file, none is unaccounted for.
+    assert len(read_export(chats).items) == 20 + 1 + 3 and len(rows) + 2 == 20 + 2
+    assert f"3 {unnamed} are left out." in page.read_text() and f"2 {foreign} are left out." in page.read_text()
 
 
 @pytest.mark.parametrize("options", [{"test_folds": 0}, {"test_folds": 4}, {"test_folds": 2, "repeats": 2}])
