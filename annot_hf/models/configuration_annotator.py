@@ -22,7 +22,9 @@ class AnnotatorConfig(OpinionConfig):
             rater's row is a linear map of these, which all raters share. Training fills it in, as the next.
         rater_columns: How the columns of that table became these numbers (see `annot_hf.data.rater_facts`).
         rater_head: "independent", a layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
-            linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
+            linear layer per rater that starts at zero: raters with few votes stay close to the consensus. What these layers
+            come to have in common (votes spread wider than their mean) belongs to the consensus once training is over: it is
+            then the mean of the heads.
         rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
             all raters share; or "embedding", a vector of `rater_rank` numbers that enters a hidden layer, which all share.
             Few numbers a rater suit many raters with few votes each.

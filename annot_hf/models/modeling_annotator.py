@@ -235,6 +235,10 @@ class AnnotatorModel(OpinionPreTrainedModel):
         own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), facts)
         if self.config.rater_head == "residual":
             own = own + fallback
+            if self.config.trained and not self.training:
+                # The consensus head learns the mean vote, and votes spread wider: all heads do, which is no rater's own.
+                consensus = consensus + self.raters(inner, None, facts, self.config.trained)
+                fallback = consensus[pair_item]
         return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
 
     def _taking_part(

@@ -338,6 +338,21 @@ def test_residual_rows_of_any_kind_start_at_the_consensus_and_survive_saving(row
     torch.testing.assert_close(again.probs, learned.probs)
 
 
+@pytest.mark.parametrize("rows", ["full", "low_rank"])
+def test_the_consensus_of_residual_heads_is_their_mean(rows):
+    model = tiny.annotator(rater_head="residual", rater_rows=rows, rater_rank=3)
+    for heads in model.raters:
+        nn.init.normal_(heads.table, mean=0.5)
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    panel = model(**inputs)
+    mean = panel.ratings.view(len(panel.consensus), len(model.config.annotators), -1).mean(1)
+    torch.testing.assert_close(panel.consensus, mean)
+    # raters who joined later do not move it
+    model.config.onboarded = 1
+    trained = panel.ratings.view(len(mean), len(model.config.annotators), -1)[:, :-1].mean(1)
+    torch.testing.assert_close(model(**inputs).consensus, trained)
+
+
 @pytest.mark.parametrize("rows", ROWS)
 def test_independent_rows_of_any_kind_start_apart(rows):
     answers = tiny.annotator(rater_rows=rows)(**batch()).ratings
