@@ -48,7 +48,7 @@ class Predictions:
         rater_items: Index into `items` of each predicted rater answer `(P,)`.
         rater_names: Name of the rater `(P,)`.
         rater_values: The answers: `(P, D)` for scales, P(label) `(P, K)` for a category question.
-        rater_fallback: True where the rater was not seen in training, so the consensus head answered `(P,)`.
+        rater_fallback: True where the rater was not seen in training, so the consensus answered `(P,)`.
         scales: The D' further scale questions, such as valence in addition to emotion.
         scale_means: Predicted mean ratings `(N, D')`, on [-1, 1] but not clipped.
         scale_deviations: Predicted standard deviations `(N, D')`.

@@ -1,5 +1,6 @@
 """What is known of raters: a table with a row per rater and any columns, as numbers that a model reads."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,12 @@ import pandas as pd
 
 from annot_hf.data.encoding import csv_frame
 
+logger = logging.getLogger(__name__)
+
 # raters who must share a word, for it to have a number of its own
 SHARING = 2
+# standard deviations from the mean; a number beyond is of another unit, such as a year of birth among ages
+FARTHEST = 10
 
 
 def read_rater_table(path: str | os.PathLike) -> pd.DataFrame:
@@ -40,7 +45,7 @@ def describe_columns(table: pd.DataFrame, annotators: Sequence[str]) -> list[dic
     """How each column of a table of raters becomes numbers, from the raters that a model learns, as JSON.
 
     A column of numbers is standardised: `name`, `mean` and `std`. Of any other column, each word that two or more raters
-    share is one of the `words`. Columns that are the same for all are left out.
+    share is one of the `words`. Columns that are the same for all are left out, and named in a warning.
 
     Raises:
         ValueError: None of the raters is in the table, or nothing in it tells one from another.
@@ -71,6 +76,9 @@ def describe_columns(table: pd.DataFrame, annotators: Sequence[str]) -> list[dic
             f"No column of {', '.join(known.columns)} tells the raters of the table apart, or has a word that two share; "
             "leave the table out."
         )
+    idle = [name for name in known.columns if name not in {column["name"] for column in columns}]
+    if idle:
+        logger.warning("Left out of the table of raters, as it tells them not apart: %s.", ", ".join(idle))
     return columns
 
 
@@ -78,9 +86,10 @@ def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annota
     """The numbers of these raters `(raters, F)`: standardised numbers, and 1 for the word that a rater has, else 0.
 
     A missing number counts as the mean, and a missing or unknown word as none; so does all of a rater who is not in the table.
+    How many words are unknown is said in a warning.
 
     Raises:
-        ValueError: The table lacks a column, or has a word where numbers are expected.
+        ValueError: The table lacks a column, or has a word where numbers are expected, or a number of another size.
     """
     rows, parts = table.reindex(annotators).fillna(""), []
     for column in columns:
@@ -90,7 +99,12 @@ def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annota
                 f"The table of raters has no column {name!r}, which the model reads; add it, empty where it is not known."
             )
         if "words" in column:
-            parts.append(np.stack([rows[name] == word for word in column["words"]], 1).astype(float))
+            known = np.stack([rows[name] == word for word in column["words"]], 1)
+            unknown = rows[name][~known.any(1) & (rows[name] != "").to_numpy()]
+            if len(unknown):
+                told = (len(unknown), len(rows), name, unknown.iloc[0], ", ".join(column["words"][:6]))
+                logger.warning("%d of %d raters have a %s that counts as none, such as %r; known are %s.", *told)
+            parts.append(known.astype(float))
             continue
         numbers = pd.to_numeric(rows[name].replace("", str(column["mean"])), errors="coerce")
         if not np.isfinite(numbers).all():
@@ -99,5 +113,12 @@ def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annota
                 f"The table of raters has {rows[name][who]!r} as {name} of {who!r}, and the model reads numbers there; "
                 "correct it, or leave it empty."
             )
-        parts.append((numbers.to_numpy(float)[:, None] - column["mean"]) / column["std"])
+        standard = (numbers.to_numpy(float) - column["mean"]) / column["std"]
+        if (abs(standard) > FARTHEST).any():
+            who = rows.index[int(np.argmax(abs(standard)))]
+            raise ValueError(
+                f"The table of raters has {rows[name][who]} as {name} of {who!r}, where the raters of the training have "
+                f"{column['mean']:.4g} ± {column['std']:.2g}; give it in the same unit, or leave it empty."
+            )
+        parts.append(standard[:, None])
     return np.concatenate(parts, 1)

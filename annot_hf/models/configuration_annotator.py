@@ -22,7 +22,9 @@ class AnnotatorConfig(OpinionConfig):
             rater's row is a linear map of these, which all raters share. Training fills it in, as the next.
         rater_columns: How the columns of that table became these numbers (see `annot_hf.data.rater_facts`).
         rater_head: "independent", a layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
-            linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
+            linear layer per rater that starts at zero: raters with few votes stay close to the consensus. What these layers
+            have in common (single votes spread wider than the mean vote, which the consensus head learns) is no rater's own:
+            the consensus that is predicted is the consensus head plus the layer of the raters' mean row.
         rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
             all raters share; or "embedding", a vector of `rater_rank` numbers that enters a hidden layer, which all share.
             Few numbers a rater suit many raters with few votes each.
@@ -42,6 +44,8 @@ class AnnotatorConfig(OpinionConfig):
             which arXiv 2408.11956 trains); or "none", not at all.
         levels: How many answers each scale question offers, evenly spaced from its low to its high end, for "learned";
             training counts them. 33, nearly any number, where empty.
+        votes_per_item: The most of a panel's answers that an observation averages, for "learned": as many raters as nine in
+            ten items of training had, which training counts; any number where 0.
         draws: Observations resampled per item for the distribution.
         onboarded: How many of `annotators`, the last ones, joined after training: they have no part in the panel, and tell
             nothing of how raters differ.
@@ -79,6 +83,7 @@ class AnnotatorConfig(OpinionConfig):
     distribution_weight: float = 1.0
     spread: str = "learned"
     levels: Sequence[int] = ()
+    votes_per_item: int = 0
     draws: int = 200
     onboarded: int = 0
     max_panel: int = 128
@@ -103,7 +108,7 @@ class AnnotatorConfig(OpinionConfig):
                 "row of as many numbers."
             )
         check_counts(**options_of(self, "draws", "max_panel", "rater_rank"))
-        check_counts(0, onboarded=self.onboarded)
+        check_counts(0, onboarded=self.onboarded, votes_per_item=self.votes_per_item)
         if self.onboarded and self.onboarded >= len(self.annotators):
             raise ValueError(
                 f"onboarded is {self.onboarded} of {len(self.annotators)} annotators; some must be trained."

@@ -60,7 +60,13 @@ def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200
 
 
 def draw_answers(
-    means: Array, variances: Array, mask: Array | None = None, *, n: int = 200, seed: int | Array = 0
+    means: Array,
+    variances: Array,
+    mask: Array | None = None,
+    *,
+    n: int = 200,
+    seed: int | Array = 0,
+    most: int = 0,
 ) -> tuple[Array, Array]:
     """The observations of answers that are known up to independent errors, and the variance of each observation.
 
@@ -73,11 +79,12 @@ def draw_answers(
         mask: As in `draw_observations`.
         n: Draws per item.
         seed: As in `draw_observations`.
+        most: Largest subset of raters; any if 0. Means of more answers than an item has votes would vary too little.
 
     Returns:
         Observations `(B, n, D)` in [-1, 1] and their variances `(B, n, D)`, for `cell_masses`.
     """
-    return _draw(means, variances, mask, n, seed)
+    return _draw(means, variances, mask, n, seed, most)
 
 
 def expected_answers(location: Array, spread: Array, levels: Sequence[int]) -> tuple[Array, Array]:
@@ -110,7 +117,7 @@ def best_width(answers: np.ndarray, probs: np.ndarray, *, bins: int) -> float:
 
 
 def _draw(
-    ratings: Array, variances: Array | None, mask: Array | None, n: int, seed: int | Array
+    ratings: Array, variances: Array | None, mask: Array | None, n: int, seed: int | Array, most: int = 0
 ) -> tuple[Array, Array | None]:
     """Observations and, with variances of the ratings, their variances."""
     torch, tensor, ratings = _as_floats(ratings)
@@ -132,7 +139,7 @@ def _draw(
     weights = np.empty((items, raters, n), np.float32)
     noise = np.empty((items, dimensions, n), np.float32)
     for count in np.unique(counts):
-        subsets, uniform = _bank(int(count), n, dimensions)
+        subsets, uniform = _bank(int(count), n, dimensions, min(most, int(count)) or int(count))
         rows = np.flatnonzero(counts == count)
         chosen = _mix(seeds[rows]) % len(subsets)
         noise[rows] = uniform[chosen]
@@ -296,12 +303,12 @@ def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Subset-mean matrices `(variants, raters, n)` and noise `(variants, dimensions, n)`, the same in every process."""
+def _bank(raters: int, n: int, dimensions: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of up to `most` raters `(variants, raters, n)`, noise `(variants, dimensions, n)`; the same in every process."""
     variants = max(8, min(256, _BANK_NUMBERS // (n * raters)))
     generator = np.random.default_rng([raters, n, dimensions])
     keys = generator.random((variants, n, raters), dtype=np.float32)
-    sizes = generator.integers(1, raters + 1, (variants, n, 1))
+    sizes = generator.integers(1, most + 1, (variants, n, 1))
     # The ranks of random keys: the first m are a random subset.
     chosen = keys.argsort(-1).argsort(-1) < sizes
     noise = generator.random((variants, n, dimensions), dtype=np.float32) - np.float32(0.5)

@@ -23,7 +23,7 @@ LEAST_SPREAD, FIRST_SPREAD = 0.05, -1.0
 
 
 class AnnotatorModel(OpinionPreTrainedModel):
-    """A head per rater over a shared embedding, and a consensus head for unseen raters.
+    """A head per rater over a shared embedding, and a consensus for unseen raters.
 
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
     (see `kde.py`), differentiable towards every head. With `spread` "learned", a rater's vote is a normal opinion around
@@ -130,6 +130,12 @@ class AnnotatorModel(OpinionPreTrainedModel):
             predicted |= logits
             given = {"ratings": ratings, "labels": labels, "item_weights": item_weights, "task": task}
             loss = self.loss_of(predicted, given)
+        if self.config.rater_head == "residual" and self.config.trained and not self.training:
+            # The consensus head learns the mean vote, and single votes spread wider: all heads do, which is no rater's own.
+            shared = self._mean_row(embedding)
+            consensus = consensus + shared
+            answers = torch.where(pair_annotator[:, None] < 0, answers + shared[pair_item], answers)
+            logits = logits and {"consensus_logits": consensus, "rating_logits": answers}
         if not self.config.is_scale:
             consensus, answers = consensus.float().softmax(-1), answers.float().softmax(-1)
         return AnnotatorOutput(
@@ -226,16 +232,18 @@ class AnnotatorModel(OpinionPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
         inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
-        if self.config.aggregate == "votes":
-            facts, trained = self.rater_facts(embedding), self.config.trained
-            consensus = self.raters([x.detach() for x in inner], None, facts, trained).detach()
-        else:
-            consensus = self.consensus(inner)
-        facts, fallback = self.rater_facts(embedding), consensus[pair_item]
-        own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), facts)
+        votes = self.config.aggregate == "votes"
+        consensus = self._mean_row(embedding.detach()).detach() if votes else self.consensus(inner)
+        fallback = consensus[pair_item]
+        own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), self.rater_facts(embedding))
         if self.config.rater_head == "residual":
             own = own + fallback
         return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
+
+    def _mean_row(self, embedding: torch.Tensor) -> torch.Tensor:
+        """What the mean row of the trained raters answers `(B, D)`; logits `(B, K)` for a category question."""
+        inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
+        return self.raters(inner, None, self.rater_facts(embedding), self.config.trained)
 
     def _taking_part(
         self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
@@ -263,9 +271,10 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Standard deviation of each pair's votes around its answer `(P, D)`, if it is learned: LEAST_SPREAD and more."""
         if self.noise is None:
             return None
-        none = embedding.new_zeros(len(pair_item), 0)
-        own = self.noise(none, pair_annotator.clip(0), self.rater_facts(embedding))
-        own = torch.where(pair_annotator[:, None] >= 0, own, 0.0)
+        none, facts, trained = embedding.new_zeros(len(pair_item), 0), self.rater_facts(embedding), self.config.trained
+        own = self.noise(none, pair_annotator.clip(0), facts)
+        pool = self.noise(none, None, facts, trained) if trained else torch.zeros_like(own)
+        own = torch.where(pair_annotator[:, None] >= 0, own, pool)
         return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 
     def _distribution(
@@ -289,7 +298,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if spreads is not None:
             means, variances = expected_answers(answers, spreads, self.config.levels)
             padded, variances = (pad_pairs(part, pair_item, items)[0] for part in (means, variances))
-            observations, variances = draw_answers(padded, variances, present, n=draws, seed=seed)
+            most = self.config.votes_per_item
+            observations, variances = draw_answers(padded, variances, present, n=draws, seed=seed, most=most)
             return cell_masses(observations, bins=bins, variances=variances).flatten(1)
         observations = draw_observations(padded, present, n=draws, seed=seed)
         kernel = PUBLISHED_KERNEL if self.config.spread == "published" else {}

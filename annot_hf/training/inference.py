@@ -62,7 +62,7 @@ def predict(
     """Predict one split of an exported corpus, and give the targets to compare the predictions with.
 
     An annotator model answers for the raters who rated each item, once for a rater who voted several times; a rater it was
-    not trained on is answered for by the consensus head and marked so, and the distribution of their items is that of the
+    not trained on is answered for by the consensus and marked so, and the distribution of their items is that of the
     panel of all its raters. Labels are in the checkpoint's order, which may differ from the corpus's.
 
     Args:

@@ -60,7 +60,7 @@ _SECRET_NAME = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 # arguments of the configuration classes that training fills in
 _FILLED_IN = {"self", "kwargs", "trunk_config", "lalm_config", "adapted_from", "questions", "scale_questions"}
 _FILLED_IN |= {"auxiliary_questions", "annotators", "levels", "class_weights", "marginal", "marginal_share"}
-_FILLED_IN |= {"rater_facts", "rater_columns", "onboarded"}
+_FILLED_IN |= {"rater_facts", "rater_columns", "onboarded", "votes_per_item"}
 # keys that mean nothing unless another one is set
 _DEPENDENT = {
     "curriculum.kind": r"curriculum\.",

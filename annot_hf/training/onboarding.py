@@ -201,7 +201,7 @@ def _read_votes(
         given = own.label_codes >= 0
         left_out["votes for none of the labels"] = int((~given).sum())
         item, rater, value = own.item_codes[given], own.annotator_codes[given], own.label_codes[given, None]
-    # who answered nothing that counts stays an unknown rater, and is not forgotten
+    # who answered nothing that counts has the mean row, and is not forgotten
     names = [str(name) for name in votes.annotators]
     rater = pd.Index(names).get_indexer(own.annotators)[rater]
     parts = ((item, np.int64), (rater, np.int64), (value, np.float64))
@@ -231,6 +231,14 @@ def _check_rows(votes: VoteTable, path: str | Path, corpus: ExportedCorpus, mode
             f"{path}: row {row} is a vote of {votes.annotators[code]!r}, who has a head in the model already; remove the "
             "votes of known raters."
         )
+    plain = {name.strip().casefold(): name for name in model.config.annotators}
+    for name in votes.annotators:
+        alike = plain.get(name.strip().casefold())
+        if alike:
+            raise ValueError(
+                f"{path} has votes of {name!r}, and the model knows {alike!r}; remove the votes if that is the same rater, or "
+                "rename the new one."
+            )
 
 
 def rater_tables(model: AnnotatorModel) -> list[RaterHeads]:

@@ -369,6 +369,7 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
         options["annotators"] = [targets.annotators[code] for code in order if answers[code]]
         options |= _rater_facts(recipe.raters, options["annotators"])
         options["levels"] = count_levels(targets)
+        options["votes_per_item"] = int(np.percentile(np.bincount(targets.ratings.item), 90))
     adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
     if recipe.model == LALM:
         # only weights that stay as they are may be bfloat16

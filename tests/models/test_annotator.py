@@ -103,7 +103,7 @@ def test_a_learned_spread_gives_each_answer_its_own_width(questions):
         np.testing.assert_allclose(output.probs[item].detach().numpy(), expected, atol=1e-5)
 
 
-def test_the_spread_is_bounded_and_an_unseen_rater_has_that_of_the_item():
+def test_the_spread_is_bounded_and_an_unseen_rater_has_the_mean_noise():
     model = scattered()
     model.ambiguity.bias.data[:] = -100
     assert model(**batch()).spreads.detach().numpy() == pytest.approx(0.05)
@@ -111,7 +111,7 @@ def test_the_spread_is_bounded_and_an_unseen_rater_has_that_of_the_item():
     unseen = model(**batch(pair_annotator=torch.tensor([-1, -1, 2, 0, 1, -1]))).spreads
     torch.testing.assert_close(unseen[0], unseen[1])
     torch.testing.assert_close(unseen[2:5], model(**batch()).spreads[2:5])
-    model.noise.table.data.zero_()
+    model.noise.table.data[:] = model.noise.table.data.mean(0)
     torch.testing.assert_close(unseen[[0, 1, 5]], model(**batch()).spreads[[0, 1, 5]])
 
 
@@ -336,6 +336,41 @@ def test_residual_rows_of_any_kind_start_at_the_consensus_and_survive_saving(row
     again = AnnotatorModel.from_pretrained(tmp_path)(**batch())
     torch.testing.assert_close(again.ratings, learned.ratings)
     torch.testing.assert_close(again.probs, learned.probs)
+
+
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+@pytest.mark.parametrize("rows", ["full", "low_rank"])
+def test_the_consensus_of_residual_heads_is_their_mean(rows, questions):
+    """For a category question, that of their logits."""
+    facts = {"rater_facts": [[0.5, 1.0], [2.0, 0.0], [-1.0, 1.0]]}
+    model = tiny.annotator(questions=questions, rater_head="residual", rater_rows=rows, rater_rank=3, **facts)
+    for heads in model.raters:
+        nn.init.normal_(heads.table, mean=0.5)
+        nn.init.normal_(heads.expected.weight)
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    of, mean = ("ratings", "consensus") if questions is tiny.SCALES else ("rating_logits", "consensus_logits")
+    panel = model(**inputs)
+    own = panel[of].view(len(panel.consensus), len(model.config.annotators), -1)
+    torch.testing.assert_close(panel[mean], own.mean(1))
+    # raters who joined later do not move it
+    model.config.onboarded = 1
+    torch.testing.assert_close(model(**inputs)[mean], own[:, :-1].mean(1))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_consensus_of_heads_changes_no_loss(rows):
+    model = tiny.annotator(rater_head="residual", rater_rows=rows, rater_rank=3)
+    for heads in model.raters:
+        nn.init.normal_(heads.table, mean=0.5)
+        if rows == "embedding":
+            nn.init.normal_(heads.output.weight)
+    with torch.no_grad():
+        tested = model(**batch(ratings=RATINGS, item_seed=SEEDS))
+        # without its dropout
+        model.training = True
+        learning = model(**batch(ratings=RATINGS, item_seed=SEEDS))
+    torch.testing.assert_close(tested.loss, learning.loss)
+    assert (tested.consensus - learning.consensus).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("rows", ROWS)

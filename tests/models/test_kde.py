@@ -249,10 +249,20 @@ def test_inputs_are_never_written():
 def test_a_draw_is_as_wide_as_the_answers_that_it_averages():
     means, variances = RATINGS[:1, :4] / 4, np.random.default_rng(1).uniform(0.0, 0.02, (1, 4, 2))
     observations, found = draw_answers(means, variances, n=30)
-    weights, noise = (part[_mix(np.zeros(1, int))[0] % len(part)].T for part in _bank(4, 30, 2))
+    weights, noise = (part[_mix(np.zeros(1, int))[0] % len(part)].T for part in _bank(4, 30, 2, 4))
     deviation = (means[0].var(0, ddof=1) + variances[0].mean(0)) ** 0.5
     np.testing.assert_allclose(observations[0], weights @ means[0] + deviation * noise, atol=1e-12)
     np.testing.assert_allclose(found[0], [(row[:, None] ** 2 * variances[0]).sum(0) for row in weights], atol=1e-12)
+
+
+def test_a_draw_averages_no_more_answers_than_it_may():
+    means, variances = np.zeros((1, 20, 1)), np.ones((1, 20, 1))
+    wide = draw_answers(means, variances, n=400, most=4)[1]
+    # 1 / m of m answers of variance 1
+    assert set(np.round(1 / wide.ravel(), 4)) == {1, 2, 3, 4}
+    np.testing.assert_array_equal(
+        draw_answers(means, variances, n=50, most=30)[1], draw_answers(means, variances, n=50)[1]
+    )
 
 
 def test_the_masses_of_answers_with_a_variance_are_those_of_many_panels():

@@ -211,13 +211,17 @@ def test_a_checkpoint_with_new_raters_is_read_as_any_other(checkpoints, corpus, 
     ("rows", "message"),
     [
         ([*VOTES, "s001_c001,r001,valence,1"], r"votes.csv: row 3 is a vote of 'r001', who has a head"),
+        (
+            [*VOTES, "s001_c001, R001,valence,1"],
+            "has votes of ' R001', and the model knows 'r001'; remove the votes if",
+        ),
         ([*VOTES, "s001_c0,new,valence,1"], r"votes.csv: row 3 rates item 's001_c0' \(did you mean .* does not have"),
         ([*VOTES, "s001_c001,,valence,1"], "votes.csv: row 3 has no annotator; name the rater"),
         ([*VOTES, "s001_c001,new,mood,1"], "votes.csv: row 3 answers question 'mood'"),
         ([*VOTES, "s001_c003,new,valence,9"], "votes.csv: row 3 has value '9' for question 'valence'"),
         (OTHERS[1:], "votes.csv has no vote on activation or valence"),
     ],
-    ids=["known rater", "item", "anonymous", "question", "value", "nothing to fit"],
+    ids=["known rater", "known in other letters", "item", "anonymous", "question", "value", "nothing to fit"],
 )
 def test_votes_that_cannot_be_used_are_named(checkpoints, corpus, tmp_path, rows, message):
     votes = write_votes(tmp_path / "votes.csv", rows)
