@@ -273,7 +273,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return None
         none, facts, trained = embedding.new_zeros(len(pair_item), 0), self.rater_facts(embedding), self.config.trained
         own = self.noise(none, pair_annotator.clip(0), facts)
-        pool = self.noise(none, None, facts, trained) if trained else torch.zeros_like(own)
+        # without a gradient, which would be one in all rows
+        pool = self.noise(none, None, facts, trained).detach() if trained else torch.zeros_like(own)
         own = torch.where(pair_annotator[:, None] >= 0, own, pool)
         return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 

@@ -18,7 +18,7 @@ from annot_hf.experiments.plans import PLAN_FOLDER, read_plan
 from annot_hf.experiments.shared_tasks import run_benchmark
 
 SPLITS = {"train": 16, "dev": 6, "test": 8}
-FAST = ["num_train_epochs=1", "use_cpu=true", "report_to=none", "disable_tqdm=true", "embedding_size=6"]
+FAST = ["num_train_epochs=1", "use_cpu=true", "report_to=none", "disable_tqdm=true"]
 
 
 def lewidi(root):
