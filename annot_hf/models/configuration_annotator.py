@@ -22,9 +22,9 @@ class AnnotatorConfig(OpinionConfig):
             rater's row is a linear map of these, which all raters share. Training fills it in, as the next.
         rater_columns: How the columns of that table became these numbers (see `annot_hf.data.rater_facts`).
         rater_head: "independent", a layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
-            linear layer per rater that starts at zero: raters with few votes stay close to the consensus. What these layers
-            have in common (single votes spread wider than the mean vote, which the consensus head learns) is no rater's own:
-            the consensus that is predicted is the consensus head plus the layer of the raters' mean row.
+            linear layer per rater that starts at zero: raters with few votes stay close to the consensus. On scales, single
+            votes spread wider than the mean vote, which the consensus head learns, and so do all these layers. That is no
+            rater's own: the consensus that is predicted is the consensus head plus the layer of the raters' mean row.
         rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
             all raters share; or "embedding", a vector of `rater_rank` numbers that enters a hidden layer, which all share.
             Few numbers a rater suit many raters with few votes each.

@@ -130,12 +130,12 @@ class AnnotatorModel(OpinionPreTrainedModel):
             predicted |= logits
             given = {"ratings": ratings, "labels": labels, "item_weights": item_weights, "task": task}
             loss = self.loss_of(predicted, given)
-        if self.config.rater_head == "residual" and self.config.trained and not self.training:
+        wider = self.config.is_scale and self.config.rater_head == "residual" and self.config.trained
+        if wider and not self.training:
             # The consensus head learns the mean vote, and single votes spread wider: all heads do, which is no rater's own.
             shared = self._mean_row(embedding)
             consensus = consensus + shared
             answers = torch.where(pair_annotator[:, None] < 0, answers + shared[pair_item], answers)
-            logits = logits and {"consensus_logits": consensus, "rating_logits": answers}
         if not self.config.is_scale:
             consensus, answers = consensus.float().softmax(-1), answers.float().softmax(-1)
         return AnnotatorOutput(

@@ -338,23 +338,29 @@ def test_residual_rows_of_any_kind_start_at_the_consensus_and_survive_saving(row
     torch.testing.assert_close(again.probs, learned.probs)
 
 
-@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
 @pytest.mark.parametrize("rows", ["full", "low_rank"])
-def test_the_consensus_of_residual_heads_is_their_mean(rows, questions):
-    """For a category question, that of their logits."""
+def test_the_consensus_of_residual_heads_on_scales_is_their_mean(rows):
     facts = {"rater_facts": [[0.5, 1.0], [2.0, 0.0], [-1.0, 1.0]]}
-    model = tiny.annotator(questions=questions, rater_head="residual", rater_rows=rows, rater_rank=3, **facts)
+    model = tiny.annotator(rater_head="residual", rater_rows=rows, rater_rank=3, **facts)
     for heads in model.raters:
         nn.init.normal_(heads.table, mean=0.5)
         nn.init.normal_(heads.expected.weight)
     inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
-    of, mean = ("ratings", "consensus") if questions is tiny.SCALES else ("rating_logits", "consensus_logits")
     panel = model(**inputs)
-    own = panel[of].view(len(panel.consensus), len(model.config.annotators), -1)
-    torch.testing.assert_close(panel[mean], own.mean(1))
+    own = panel.ratings.view(len(panel.consensus), len(model.config.annotators), -1)
+    torch.testing.assert_close(panel.consensus, own.mean(1))
     # raters who joined later do not move it
     model.config.onboarded = 1
-    torch.testing.assert_close(model(**inputs)[mean], own[:, :-1].mean(1))
+    torch.testing.assert_close(model(**inputs).consensus, own[:, :-1].mean(1))
+
+
+def test_the_consensus_on_labels_is_that_of_its_head():
+    """Heads are surer than it is, since they know who votes; the mean of their logits would be too sure."""
+    model = tiny.annotator(questions=tiny.CATEGORY, rater_head="residual")
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    before = model(**inputs).consensus
+    nn.init.normal_(model.raters[0].table, mean=0.5)
+    torch.testing.assert_close(model(**inputs).consensus, before)
 
 
 @pytest.mark.parametrize("rows", ROWS)
