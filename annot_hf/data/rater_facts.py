@@ -14,8 +14,6 @@ logger = logging.getLogger(__name__)
 
 # raters who must share a word, for it to have a number of its own
 SHARING = 2
-# standard deviations from the mean; a number beyond is of another unit, such as a year of birth among ages
-FARTHEST = 10
 
 
 def read_rater_table(path: str | os.PathLike) -> pd.DataFrame:
@@ -78,18 +76,21 @@ def describe_columns(table: pd.DataFrame, annotators: Sequence[str]) -> list[dic
         )
     idle = [name for name in known.columns if name not in {column["name"] for column in columns}]
     if idle:
-        logger.warning("Left out of the table of raters, as it tells them not apart: %s.", ", ".join(idle))
+        logger.warning("Left out of the table of raters, because they do not tell raters apart: %s.", ", ".join(idle))
     return columns
 
 
-def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annotators: Sequence[str]) -> np.ndarray:
+def encode_raters(
+    table: pd.DataFrame, columns: Sequence[dict[str, Any]], annotators: Sequence[str], *, farthest: float = np.inf
+) -> np.ndarray:
     """The numbers of these raters `(raters, F)`: standardised numbers, and 1 for the word that a rater has, else 0.
 
     A missing number counts as the mean, and a missing or unknown word as none; so does all of a rater who is not in the table.
     How many words are unknown is said in a warning.
 
     Raises:
-        ValueError: The table lacks a column, or has a word where numbers are expected, or a number of another size.
+        ValueError: The table lacks a column, or has a word where numbers are expected, or a number more than `farthest`
+            standard deviations from the mean: one of another unit, such as a year of birth among ages.
     """
     rows, parts = table.reindex(annotators).fillna(""), []
     for column in columns:
@@ -114,7 +115,7 @@ def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annota
                 "correct it, or leave it empty."
             )
         standard = (numbers.to_numpy(float) - column["mean"]) / column["std"]
-        if (abs(standard) > FARTHEST).any():
+        if (abs(standard) > farthest).any():
             who = rows.index[int(np.argmax(abs(standard)))]
             raise ValueError(
                 f"The table of raters has {rows[name][who]} as {name} of {who!r}, where the raters of the training have "

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # most directions in which a new row may leave the mean; 4, 8 and 16 do alike on the simulator
 DIRECTIONS = 8
+# standard deviations between a new rater's number and the mean of the trained raters
+FARTHEST = 10
 # Newton steps, halvings of one, and the gain (nats) of all raters together below which they end
 _STEPS, _HALVINGS, _LEAST_GAIN = 50, 30, 1e-9
 
@@ -168,7 +170,7 @@ def _read_facts(
             "%d new raters are not in %s, and count as average: %s.", len(absent), path, ", ".join(absent[:6])
         )
     names = [*names, *(name for name in table.index if name not in known)]
-    return names, torch.from_numpy(encode_raters(table, columns, names))
+    return names, torch.from_numpy(encode_raters(table, columns, names, farthest=FARTHEST))
 
 
 def _read_votes(

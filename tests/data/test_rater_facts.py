@@ -42,7 +42,7 @@ def test_a_table_that_does_not_fit_is_one_sentence(table):
     with pytest.raises(ValueError, match="has 'old' as age of 'bob', and the model reads numbers there"):
         encode_raters(table.replace({"60": "old"}), columns, KNOWN)
     with pytest.raises(ValueError, match=r"has 1960 as age of 'bob', where .* have 40 ± 16; give it in the same unit"):
-        encode_raters(table.replace({"60": "1960"}), columns, KNOWN)
+        encode_raters(table.replace({"60": "1960"}), columns, KNOWN, farthest=10)
     with pytest.raises(ValueError, match="None of the 1 raters is in the table"):
         describe_columns(table, ["zoe"])
     with pytest.raises(ValueError, match="No column of same, id tells the raters of the table apart"):
@@ -51,7 +51,7 @@ def test_a_table_that_does_not_fit_is_one_sentence(table):
 
 def test_columns_and_words_that_tell_nothing_are_named(table, caplog):
     columns = describe_columns(table, KNOWN)
-    assert caplog.messages == ["Left out of the table of raters, as it tells them not apart: same, id."]
+    assert caplog.messages == ["Left out of the table of raters, because they do not tell raters apart: same, id."]
     encode_raters(table, columns, ["ann", "eve", "not there"])
     assert caplog.messages[1:] == ["1 of 3 raters have a country that counts as none, such as 'it'; known are de, fr."]
 
