@@ -1,7 +1,7 @@
 """Every rater's own answer, and the distribution that the raters form together (arXiv 2408.11956)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,8 +118,9 @@ class AnnotatorModel(OpinionPreTrainedModel):
             pair_item, pair_annotator = self._panel(len(embedding), embedding.device)
         else:
             self._check_pairs(pair_item, pair_annotator, len(embedding))
-        consensus, answers = self._answers(embedding, pair_item, pair_annotator)
-        voter_item, voter, voted = self._taking_part(embedding, answers, pair_item, pair_annotator)
+        inner = self.tower_states(embedding)
+        consensus, answers = self._answers(inner, pair_item, pair_annotator)
+        voter_item, voter, voted = self._taking_part(inner, answers, pair_item, pair_annotator)
         spreads = self._spreads(embedding, pair_item, pair_annotator)
         wide = spreads if voted is answers else self._spreads(embedding, voter_item, voter)
         with torch.autocast(embedding.device.type, enabled=False):
@@ -133,7 +134,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         wider = self.config.is_scale and self.config.rater_head == "residual" and self.config.trained
         if wider and not self.training:
             # The consensus head learns the mean vote, and single votes spread wider: all heads do, which is no rater's own.
-            shared = self._mean_row(embedding)
+            shared = self._mean_row(inner)
             consensus = consensus + shared
             answers = torch.where(pair_annotator[:, None] < 0, answers + shared[pair_item], answers)
         if not self.config.is_scale:
@@ -228,42 +229,48 @@ class AnnotatorModel(OpinionPreTrainedModel):
         return torch.arange(items, device=device).repeat_interleave(len(panel)), panel.repeat(items)
 
     def _answers(
-        self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+        self, inner: Sequence[torch.Tensor], pair_item: torch.Tensor, pair_annotator: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
-        inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
         votes = self.config.aggregate == "votes"
-        consensus = self._mean_row(embedding.detach()).detach() if votes else self.consensus(inner)
+        consensus = self._mean_row([x.detach() for x in inner]).detach() if votes else self.consensus(inner)
         fallback = consensus[pair_item]
-        own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), self.rater_facts(embedding))
+        own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), self.rater_facts(inner[0]))
         if self.config.rater_head == "residual":
             own = own + fallback
         return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
 
-    def _mean_row(self, embedding: torch.Tensor) -> torch.Tensor:
+    def tower_states(self, embedding: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What each tower makes of the embedding `(B, width)`."""
+        return self.towers([embedding] * self.columns).chunk(self.columns, -1)
+
+    def _mean_row(self, inner: Sequence[torch.Tensor]) -> torch.Tensor:
         """What the mean row of the trained raters answers `(B, D)`; logits `(B, K)` for a category question."""
-        inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
-        return self.raters(inner, None, self.rater_facts(embedding), self.config.trained)
+        return self.raters(inner, None, self.rater_facts(inner[0]), self.config.trained)
 
     def _taking_part(
-        self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+        self,
+        inner: Sequence[torch.Tensor],
+        answers: torch.Tensor,
+        pair_item: torch.Tensor,
+        pair_annotator: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Item `(P',)`, rater and answer of each pair that has a part in the distribution.
 
         These are the given pairs, but the whole panel for an item with a rater without a head, because the consensus does not
         tell how far raters spread. If heads vote, the panel votes on every item.
         """
-        items, votes = len(embedding), self.config.aggregate == "votes"
+        items, votes = len(inner[0]), self.config.aggregate == "votes"
         unseen = torch.bincount(pair_item[pair_annotator < 0], minlength=items) > 0
         if not votes and not unseen.any():
             return pair_item, pair_annotator, answers
-        panel_item, panel_annotator = self._panel(items, embedding.device)
+        panel_item, panel_annotator = self._panel(items, inner[0].device)
         own, added = ~(unseen | votes)[pair_item], (unseen | votes)[panel_item]
         item = torch.cat([pair_item[own], panel_item[added]])
         order = item.argsort(stable=True)
         item, annotator = item[order], torch.cat([pair_annotator[own], panel_annotator[added]])[order]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not votes):
-            return item, annotator, self._answers(embedding, item, annotator)[1]
+            return item, annotator, self._answers(inner, item, annotator)[1]
 
     def _spreads(
         self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
@@ -272,10 +279,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if self.noise is None:
             return None
         none, facts, trained = embedding.new_zeros(len(pair_item), 0), self.rater_facts(embedding), self.config.trained
-        own = self.noise(none, pair_annotator.clip(0), facts)
-        # without a gradient, which would be one in all rows
-        pool = self.noise(none, None, facts, trained).detach() if trained else torch.zeros_like(own)
-        own = torch.where(pair_annotator[:, None] >= 0, own, pool)
+        own, stranger = self.noise(none, pair_annotator.clip(0), facts), pair_annotator < 0
+        # Only then, as it reads all rows; and without a gradient, which would be one in all of them.
+        if stranger.any():
+            pool = self.noise(none[:1], None, facts, trained).detach() if trained else 0.0
+            own = torch.where(stranger[:, None], pool, own)
         return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 
     def _distribution(

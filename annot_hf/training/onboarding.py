@@ -281,7 +281,7 @@ def _response(
     tables.cpu().double().requires_grad_(False)
     widths = [table.table.shape[1] for table in tables]
     with torch.no_grad():
-        inner = model.towers([embedding] * model.columns).chunk(model.columns, -1)
+        inner = model.tower_states(embedding)
         fixed = model.consensus(inner)[item] if config.rater_head == "residual" else embedding.new_zeros(1)
         fixed = [fixed] if model.noise is None else [fixed, model.ambiguity(embedding)[item]]
         fixed, inner = (
