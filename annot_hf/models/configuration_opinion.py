@@ -207,6 +207,11 @@ class OpinionConfig(SupportConfig):
         self.custom_pipelines = pipelines_of(self.trunk_config)
 
     @property
+    def auxiliary_sizes(self) -> list[int]:
+        """Number of labels of each auxiliary question."""
+        return [len(question["labels"]) for question in getattr(self, "auxiliary_questions", ())]
+
+    @property
     def frame_size(self) -> int:
         """Width of a frame: that of the trunk, once for each layer that is read beside others."""
         return self.trunk_config.hidden_size * (len(self.trunk_layer) if isinstance(self.trunk_layer, list) else 1)

@@ -1,5 +1,6 @@
 """Configuration of `SeedBert`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .adapters import LORA_TARGETS
@@ -18,6 +19,8 @@ MEMBER_OPTIONS = (
     "jsd_share",
     "marginal",
     "head",
+    "auxiliary_questions",
+    "auxiliary_weight",
 )
 
 
@@ -33,6 +36,8 @@ class SeedBertConfig(OpinionConfig):
             head of its own); "lora" for n heads on one trunk that has n low-rank adapters in its top layers.
         distribution: What `probs` is: the histogram of the members' "votes", as in the paper, or their "mean_softmax".
         head: Kind of each member's head, "linear" or "mlp" (see `DistributionConfig`).
+        auxiliary_questions: Category questions that each member answers beside (see `DistributionConfig`).
+        auxiliary_weight: Weight of the mean of their KL divergences.
         lora_layers: How many of the trunk's top layers have adapters; the layers below run once for all members.
         lora_rank: Rank of the adapters.
         freeze_trunk: As in `OpinionConfig`; None is True for "lora" and False otherwise. With "lora" it takes the trunk's
@@ -44,12 +49,15 @@ class SeedBertConfig(OpinionConfig):
     """
 
     model_type = "annot-seedbert"
-    keys_to_ignore_at_inference = ["histogram", "mean_probs", "member_logits", "votes", "label", "token_attention"]
+    keys_to_ignore_at_inference = ["histogram", "mean_probs", "member_logits", "votes", "label"]
+    keys_to_ignore_at_inference += ["auxiliary_probs", "token_attention"]
 
     num_members: int = 5
     members: str = "independent"
     distribution: str = "votes"
     head: str = "linear"
+    auxiliary_questions: Sequence[dict[str, Any]] = ()
+    auxiliary_weight: float = 0.5
     lora_layers: int = 2
     lora_rank: int = 8
     freeze_trunk: bool | None = None
@@ -64,6 +72,8 @@ class SeedBertConfig(OpinionConfig):
         if self.freeze_trunk is None:
             self.freeze_trunk = self.members == "lora"
         super().__post_init__(**kwargs)
+        # which checks them
+        self.auxiliary_questions = self.member_config().auxiliary_questions
         if self.members != "lora":
             return
         kind, layer = self.trunk_config.model_type, self.trunk_layer

@@ -176,12 +176,23 @@ def scale_loss(
     return nll_weight * loss + ccc_weight * (1 - agreement).clip(0)
 
 
-def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean KL divergence (nats) of predictions `(B, K)` from distributions `(B, K)`, over the rows that are not NaN."""
+def auxiliary_softmax(scores: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Distributions over the labels of questions side by side, from their scores `(..., sum of sizes)`."""
+    return torch.cat([part.float().softmax(-1) for part in scores.split(list(sizes), -1)], -1)
+
+
+def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Mean over questions of the mean KL divergence (nats) of predictions from distributions, over rows that are not NaN.
+
+    Both are `(B, sum of sizes)`, the questions side by side, and `sizes` says how many labels each has.
+    """
     _check_shape(labels, probs)
-    present = ~labels.isnan().any(-1)
-    loss = kl(torch.where(present[:, None], labels, 1.0 / labels.shape[-1]).float(), probs.float() + EPSILON)
-    return (loss * present).sum() / present.sum().clip(1)
+    losses = []
+    for predicted, voted in zip(probs.split(list(sizes), -1), labels.split(list(sizes), -1), strict=True):
+        present = ~voted.isnan().any(-1)
+        loss = kl(torch.where(present[:, None], voted, 1.0 / voted.shape[-1]).float(), predicted.float() + EPSILON)
+        losses.append((loss * present).sum() / present.sum().clip(1))
+    return sum(losses) / len(losses)
 
 
 def _check_shape(targets: torch.Tensor, predictions: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from .configuration_distribution import DistributionConfig
 from .heads import make_head
-from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, rating_loss, scale_loss
+from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, auxiliary_softmax, rating_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
 
@@ -38,7 +38,7 @@ class DistributionModel(OpinionPreTrainedModel):
         if config.scale_questions:
             self.scale_head = self._make_head(2 * len(config.scale_questions))
         if config.auxiliary_questions:
-            self.auxiliary_head = self._make_head(sum(self.auxiliary_sizes))
+            self.auxiliary_head = self._make_head(sum(config.auxiliary_sizes))
         if config.disagreement:
             self.disagreement_head = self._make_head(1)
         self.post_init()
@@ -95,8 +95,8 @@ class DistributionModel(OpinionPreTrainedModel):
             stretch = self.config.scale_stretch
             predicted |= {"scale_mean": mean / stretch, "scale_log_variance": log_variance - 2 * math.log(stretch)}
         if self.config.auxiliary_questions:
-            scores = _draws(self.auxiliary_head, embedding).float().split(self.auxiliary_sizes, -1)
-            predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
+            scores = _draws(self.auxiliary_head, embedding)
+            predicted["auxiliary_probs"] = auxiliary_softmax(scores, self.config.auxiliary_sizes).mean(0)
         if self.config.disagreement:
             predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
         if self.config.head == "bayesian":
@@ -106,11 +106,6 @@ class DistributionModel(OpinionPreTrainedModel):
         targets = (labels, scale_targets, auxiliary_targets, disagreement_targets, item_weights)
         loss = self.loss_of(predicted, dict(zip(self.loss_inputs, targets, strict=True)))
         return DistributionOutput(loss=loss, **predicted)
-
-    @property
-    def auxiliary_sizes(self) -> list[int]:
-        """Number of labels of each auxiliary question."""
-        return [len(question["labels"]) for question in self.config.auxiliary_questions]
 
     @property
     def loss_spans_batch(self) -> bool:
@@ -134,9 +129,7 @@ class DistributionModel(OpinionPreTrainedModel):
             )
             losses.append(config.scale_weight * loss)
         if given.get("auxiliary_targets") is not None and config.auxiliary_questions:
-            sizes = self.auxiliary_sizes
-            probs, labels = predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1)
-            loss = sum(map(auxiliary_loss, probs, labels)) / len(sizes)
+            loss = auxiliary_loss(predicted["auxiliary_probs"], given["auxiliary_targets"], config.auxiliary_sizes)
             losses.append(config.auxiliary_weight * loss)
         if given.get("disagreement_targets") is not None and config.disagreement:
             loss = rating_loss(predicted["disagreement"][:, None], given["disagreement_targets"][:, None], "mse")

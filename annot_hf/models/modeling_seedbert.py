@@ -16,6 +16,7 @@ from .checks import options_of
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
+from .losses import auxiliary_loss, auxiliary_softmax
 from .modeling_distribution import DistributionModel
 from .modeling_opinion import OpinionPreTrainedModel, read_checkpoint
 from .outputs import SeedBertOutput
@@ -42,7 +43,7 @@ class SeedBert(OpinionPreTrainedModel):
     """
 
     config_class = SeedBertConfig
-    loss_inputs = ("labels", "item_weights")
+    loss_inputs = ("labels", "auxiliary_targets", "item_weights")
 
     def __init__(self, config: SeedBertConfig) -> None:
         super().__init__(config)
@@ -86,7 +87,7 @@ class SeedBert(OpinionPreTrainedModel):
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
         _check_different(members)
         first_name, first = read_member(members[0], 0)
-        options = options_of(first.config, *MEMBER_OPTIONS, "id2label")
+        options = options_of(first.config, *MEMBER_OPTIONS, "id2label") | {"auxiliary_questions": ()}
         config = cls.config_class(num_members=len(members), distribution=distribution, **options)
         model = cls(config).to(device=first.device, dtype=first.dtype)
         shares = [first.config.marginal_share]
@@ -127,6 +128,7 @@ class SeedBert(OpinionPreTrainedModel):
         trunk_frames: torch.Tensor | None = None,
         trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        auxiliary_targets: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
         explain: bool = False,
         return_dict: bool = True,
@@ -142,6 +144,8 @@ class SeedBert(OpinionPreTrainedModel):
             trunk_frames: Precomputed frames of the trunk `(B, T, H)`, instead of its inputs; for shared members.
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
+            auxiliary_targets: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
+                nobody voted.
             item_weights: Weight of each item in the loss `(B,)`, of mean 1.
             explain: Also return what each member attends to (`token_attention`): the weights of its pooling, propagated
                 through the last layer's attention (averaged over heads) to the positions that this layer reads; those of the
@@ -178,13 +182,19 @@ class SeedBert(OpinionPreTrainedModel):
             passes = self._passes(lambda part: part.attended(**inputs))
         else:
             passes = self._passes(lambda part: (*part._frames_or(trunk_frames, trunk_mask, **inputs), None))
-        logits, attention = [], []
+        logits, attention, beside = [], [], []
         for member, (frames, mask, looked) in zip(self.members, passes, strict=True):
-            logits.append(member.head(self._embedded(member, frames, mask)))
+            embedding = self._embedded(member, frames, mask)
+            logits.append(member.head(embedding))
+            if config.auxiliary_sizes:
+                beside.append(auxiliary_softmax(member.auxiliary_head(embedding), config.auxiliary_sizes))
             if explain:
                 attention.append(_input_attention(member.pooling.weights(frames, mask), looked))
         predicted = {"member_logits": torch.stack(logits, 1)}
-        loss = self.loss_of(predicted, {"labels": labels, "item_weights": item_weights})
+        if beside:
+            predicted["auxiliary_probs"] = torch.stack(beside, 1)
+        targets = (labels, auxiliary_targets, item_weights)
+        loss = self.loss_of(predicted, dict(zip(self.loss_inputs, targets, strict=True)))
         predicted |= self._counted(predicted["member_logits"])
         return SeedBertOutput(loss=loss, **predicted, token_attention=torch.stack(attention, 1) if explain else None)
 
@@ -192,8 +202,13 @@ class SeedBert(OpinionPreTrainedModel):
         """Mean of the members' losses, of what `forward` predicts, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
-        members = predicted["member_logits"].float().softmax(-1).unbind(1)
-        return sum(self._distribution_loss(probs, given) for probs in members) / len(members)
+        config, members = self.config, predicted["member_logits"].float().softmax(-1).unbind(1)
+        losses = [self._distribution_loss(probs, given) for probs in members]
+        if given.get("auxiliary_targets") is not None and config.auxiliary_sizes:
+            targets = given["auxiliary_targets"], config.auxiliary_sizes
+            beside = predicted["auxiliary_probs"].unbind(1)
+            losses += [config.auxiliary_weight * auxiliary_loss(probs, *targets) for probs in beside]
+        return sum(losses) / len(members)
 
     def _passes(self, read: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Frames, mask and attention of each member in turn; `read` gets them from a model with a trunk."""
@@ -241,6 +256,8 @@ class _Member(nn.Module):
         self.embedding = make_embedding(config, self.pooling.output_size)
         width = self.pooling.output_size if config.embedding_kind == "none" else config.embedding_size
         self.head = make_head(width, len(config.support), config.head)
+        if config.auxiliary_sizes:
+            self.auxiliary_head = make_head(width, sum(config.auxiliary_sizes), config.head)
 
 
 def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:

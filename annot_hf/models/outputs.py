@@ -89,6 +89,7 @@ class SeedBertOutput(ModelOutput):
         label: Majority vote `(B,)`; of labels with equally many votes, the one of the largest mean softmax.
         token_attention: With `explain`, how much each member attends to each input position `(B, n, T)`; rows sum to 1,
             padding has 0.
+        auxiliary_probs: Each member's distributions over the labels of the auxiliary questions `(B, n, sum of K)`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -99,3 +100,4 @@ class SeedBertOutput(ModelOutput):
     votes: torch.LongTensor | None = None
     label: torch.LongTensor | None = None
     token_attention: torch.FloatTensor | None = None
+    auxiliary_probs: torch.FloatTensor | None = None

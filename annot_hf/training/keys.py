@@ -115,8 +115,8 @@ class Recipe:
             "qwen2-audio", of a plain Qwen2-Audio.
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         scales: Scale questions that a distribution model answers too, such as valence; learnt from the mean rating.
-        auxiliary: Category questions that it answers too, such as the same clip seen as well as heard; learnt from the
-            fractions of their votes.
+        auxiliary: Category questions that a distribution model or the members of an ensemble answer too, such as the same clip
+            seen as well as heard; learnt from the fractions of their votes.
         raters: CSV file with a column `annotator` and what else is known of raters, from which an annotator model expects
             part of their answers, those of new raters too. Numbers are standardised, and each word that two raters share is a
             yes or no; what is missing counts as the mean, or as no word, and so does a rater who is not in the file.
@@ -158,10 +158,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         changed = self.changed()
-        if self.model != "distribution":
-            for name in ("scales", "auxiliary", "curriculum.kind"):
-                if name in changed:
-                    raise ValueError(f"{name} is for distribution models, and model is {self.model}; remove {name}.")
+        for name in ("scales", "auxiliary", "curriculum.kind"):
+            fit = ("distribution", "seedbert") if name == "auxiliary" else ("distribution",)
+            if name in changed and self.model not in fit:
+                raise ValueError(f"{name} is for {' and '.join(fit)} models, and model is {self.model}; remove {name}.")
         if self.raters and self.model != "annotator":
             raise ValueError(f"raters is for annotator models, and model is {self.model}; remove raters.")
         asked = [*self.question, *self.scales, *self.auxiliary]

@@ -9,6 +9,7 @@ from annot_hf.models.losses import (
     EPSILON,
     answer_loss,
     auxiliary_loss,
+    auxiliary_softmax,
     distribution_loss,
     effective_number_weights,
     inverse_frequency_weights,
@@ -239,7 +240,7 @@ def test_weights_that_a_loss_does_not_know_are_refused(kind, options):
     "loss",
     [
         lambda targets: distribution_loss(P[:5], targets, "kl"),
-        lambda targets: auxiliary_loss(P[:5], targets),
+        lambda targets: auxiliary_loss(P[:5], targets, [5]),
         lambda targets: rating_loss(P[:5], targets, "mse"),
         lambda targets: scale_loss(P[:5], P[:5], targets),
     ],
@@ -355,9 +356,9 @@ def test_one_answer_is_a_mean_of_one():
     assert float(rating_loss(torch.zeros(1, 2), one[0], "mse")) == pytest.approx(0.25)
     assert float(scale_loss(torch.zeros(1, 2), torch.zeros(1, 2), one[0], ccc_weight=0)) == pytest.approx(0.125)
     labels = torch.stack([Q[0], torch.full((5,), torch.nan)])
-    assert float(auxiliary_loss(P[:2], labels)) == pytest.approx(float(distribution_loss(P[:1], Q[:1], "kl")), rel=1e-6)
+    assert float(auxiliary_loss(P[:2], labels, [5])) == pytest.approx(float(distribution_loss(P[:1], Q[:1], "kl")), rel=1e-6)
     empty = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert float(auxiliary_loss(*empty)) == pytest.approx(-np.log(EPSILON), rel=1e-6)
+    assert float(auxiliary_loss(*empty, [2])) == pytest.approx(-np.log(EPSILON), rel=1e-6)
 
 
 def test_scale_loss_of_good_predictions_and_its_defaults():
@@ -391,9 +392,20 @@ def test_log_variances_are_clipped_at_both_ends(log_variance, s):
 def test_auxiliary_loss_leaves_out_items_without_votes():
     labels, probs = Q.clone(), P.clone().requires_grad_()
     labels[2] = torch.nan
-    loss = auxiliary_loss(probs, labels)
+    loss = auxiliary_loss(probs, labels, [5])
     loss.backward()
     kept = [0, 1, 3, 4, 5, 6]
     assert float(loss.detach()) == pytest.approx(float(distribution_loss(P[kept], Q[kept], "kl")), abs=1e-6)
     assert not probs.grad[2].any() and probs.grad[kept].any()
-    assert float(auxiliary_loss(P, torch.full_like(P, torch.nan))) == 0
+    assert float(auxiliary_loss(P, torch.full_like(P, torch.nan), [5])) == 0
+
+
+def test_auxiliary_questions_side_by_side_count_alike():
+    scores, labels = torch.randn(3, 5), torch.cat([Q[:3, :2] / Q[:3, :2].sum(-1, keepdim=True), torch.eye(3)], -1)
+    labels[1, :2] = torch.nan
+    probs = auxiliary_softmax(scores, [2, 3])
+    first, second = scores[:, :2].softmax(-1), scores[:, 2:].softmax(-1)
+    torch.testing.assert_close(probs, torch.cat([first, second], -1))
+    kept = [0, 2]
+    halves = [torch.nn.functional.kl_div(first[kept].log(), labels[kept, :2], reduction="batchmean"), -second.diag().log().mean()]
+    assert float(auxiliary_loss(probs, labels, [2, 3])) == pytest.approx(float(sum(halves) / 2), abs=1e-6)

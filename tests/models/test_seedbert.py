@@ -13,7 +13,7 @@ from transformers import AutoModel, BertConfig, GPT2Config, ModernBertConfig, Pr
 
 from annot_hf.models.adapters import MemberAdapter
 from annot_hf.models.configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
-from annot_hf.models.losses import distribution_loss
+from annot_hf.models.losses import auxiliary_loss, distribution_loss
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.trunks import build_trunk, encode
@@ -243,6 +243,21 @@ def test_the_loss_is_the_mean_of_the_members_own(members, kind):
     ]
     torch.testing.assert_close(output.loss, sum(losses) / 3)
     assert model.loss_spans_batch == (kind == "ccc")
+
+
+@pytest.mark.parametrize("members", MEMBERS)
+def test_every_member_answers_what_was_asked_beside(members, tmp_path):
+    asked = [{"name": "seen", "labels": ["a", "b"]}, {"name": "heard", "labels": ["a", "b", "c"]}]
+    model = tiny.seedbert(members=members, auxiliary_questions=asked, auxiliary_weight=0.7)
+    beside = torch.tensor([[0.5, 0.5, 0.2, 0.2, 0.6], [1.0, 0.0] + [torch.nan] * 3, [torch.nan] * 2 + [0.0, 1.0, 0.0]])
+    alone = model(**batch_of("bert"), labels=LABELS)
+    output = model(**batch_of("bert"), labels=LABELS, auxiliary_targets=beside)
+    assert output.auxiliary_probs.shape == (3, 3, 5)
+    expected = sum(auxiliary_loss(output.auxiliary_probs[:, number], beside, [2, 3]) for number in range(3)) / 3
+    torch.testing.assert_close(output.loss - alone.loss, 0.7 * expected)
+    model.save_pretrained(tmp_path)
+    again = SeedBert.from_pretrained(tmp_path)(**batch_of("bert"))
+    torch.testing.assert_close(again.auxiliary_probs, output.auxiliary_probs)
 
 
 @pytest.mark.parametrize(("kind", "members"), CASES)

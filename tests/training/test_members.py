@@ -15,6 +15,7 @@ from annot_hf.data.export import read_export
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.experiments.crossval import crossval
+from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import checkpoints as checkpoints_module, train as train_module
 from annot_hf.training.checkpoints import load_model
@@ -367,6 +368,18 @@ def test_frozen_members_learn_from_one_cache(ensemble, sayings):
     plain = train(ensemble(num_members=2, **frozen)).model
     cached = train(ensemble(out="cached", num_members=2, **{"inputs.cache": "pooled"}, **frozen)).model
     np.testing.assert_array_equal(predict(plain, sayings)[0].probs, predict(cached, sayings)[0].probs)
+
+
+@pytest.mark.parametrize("members", ["shared", "independent"])
+def test_members_learn_what_was_asked_beside(ensemble, members):
+    beside = {"auxiliary": "severity", "auxiliary_weight": 0.4}
+    run = ensemble(members=members, question=["valence", "activation"], **{"target.method": "kde"}, **beside)
+    model = SeedBert.from_pretrained(train(run).model)
+    kept = model if members == "shared" else DistributionModel.from_pretrained(folders_of(run)[0] / "model")
+    assert [one["name"] for one in kept.config.auxiliary_questions] == ["severity"]
+    assert kept.config.auxiliary_weight == 0.4
+    # members that were trained one by one are asked no more
+    assert bool(model.config.auxiliary_questions) == (members == "shared")
 
 
 @pytest.mark.parametrize("name", ["seedbert-shared", "seedbert-lora"])

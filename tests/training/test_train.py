@@ -384,7 +384,7 @@ def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
 def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
     with pytest.raises(ValueError, match="no question 'mood'"):
         train(small_run("distribution", tmp_path / "a", auxiliary="mood"))
-    with pytest.raises(ValueError, match="auxiliary is for distribution models"):
+    with pytest.raises(ValueError, match="auxiliary is for distribution and seedbert models"):
         small_run("annotator", tmp_path, auxiliary="emotion")
     export_corpus(Further(corpus.parent / "simulated"), tmp_path / "export")
     beside = {"corpus": str(tmp_path / "export"), "auxiliary": "further"}
