@@ -123,8 +123,8 @@ class Recipe:
         features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
             empty.
         smooth: Mix the distribution of the training votes into the trained model's predictions, with the share that has the
-            least cross-entropy on the validation split, so that no answer given there is impossible. Ensembles (seedbert)
-            and votes of heads stay as they are.
+            least cross-entropy on the validation split, so that no answer given there is impossible. Votes of members
+            (seedbert) and of heads stay as they are.
         head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
             decides the order of the items and the dropout. Independent members of a seedbert model have seeds of their own.
         target: How targets are made of votes.

@@ -35,7 +35,7 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.modeling_log_mel import bound_frames
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
-from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
+from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput, SeedBertOutput
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -320,11 +320,15 @@ def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.n
     """Choose the share of the marginal in predictions, and put it into the model, and a kernel for consensus answers."""
     config, voted = trainer.model.config, trainer.eval_dataset.targets.probs
     # votes of members or of heads stay as they are
-    smooth = recipe.smooth and recipe.model != "seedbert" and getattr(config, "aggregate", "mean") == "mean"
+    votes = "votes" in (getattr(config, "distribution", "mean_softmax"), getattr(config, "aggregate", "mean"))
+    smooth = recipe.smooth and not votes
     scales = recipe.model == "annotator" and config.is_scale
     if not smooth and not scales:
         return {}
-    known = {output.name for kind in (AnnotatorOutput, DistributionOutput) for output in dataclasses.fields(kind)}
+    # members that were trained one by one have shares of their own
+    config.marginal_share = 0.0
+    outputs = (AnnotatorOutput, DistributionOutput, SeedBertOutput)
+    known = {output.name for kind in outputs for output in dataclasses.fields(kind)}
     wanted = ["probs", *(["consensus"] if scales else [])]
     scored, trainer.compute_metrics = trainer.compute_metrics, None
     found = trainer.predict(trainer.eval_dataset, ignore_keys=sorted(known - {*wanted})).predictions

@@ -382,6 +382,17 @@ def test_members_learn_what_was_asked_beside(ensemble, members):
     assert bool(model.config.auxiliary_questions) == (members == "shared")
 
 
+@pytest.mark.parametrize("members", ["shared", "independent"])
+def test_the_mean_of_members_has_the_share_that_validation_chose(ensemble, sayings, members):
+    how = {"members": members, "distribution": "mean_softmax", "num_members": 2}
+    smooth, plain = (train(ensemble(out=str(on), smooth=on, **how)) for on in (True, False))
+    share, marginal = smooth.facts["marginal_share"], np.array(smooth.facts["marginal"])
+    config = SeedBert.from_pretrained(smooth.model).config
+    assert "marginal_share" not in plain.facts and config.marginal_share == share >= 0.001
+    one, other = (predict(run.model, sayings, split="validation")[0].probs for run in (plain, smooth))
+    np.testing.assert_allclose(other, (1 - share) * one + share * marginal, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["seedbert-shared", "seedbert-lora"])
 def test_members_on_one_trunk_are_one_run(ensemble, sayings, name):
     result = train(ensemble(name, lora_layers=1) if "lora" in name else ensemble(name))
