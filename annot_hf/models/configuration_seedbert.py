@@ -34,6 +34,9 @@ class SeedBertConfig(OpinionConfig):
         num_members: n. The paper does not say; 5 is its number of human raters.
         members: "independent" for n whole models; "shared" for n heads on one trunk (each a pooling, an embedding and a
             head of its own); "lora" for n heads on one trunk that has n low-rank adapters in its top layers.
+        member_configs: Configurations of independent members that differ in more than their weights, as dictionaries with
+            their `model_type`: of a distribution model each, or of a seedbert whose `probs` are a mean. None when all are
+            alike. The other options are then those of the first.
         distribution: What `probs` is: the histogram of the members' "votes", as in the paper, or their "mean_softmax".
         head: Kind of each member's head, "linear" or "mlp" (see `DistributionConfig`).
         auxiliary_questions: Category questions that each member answers beside (see `DistributionConfig`).
@@ -54,6 +57,7 @@ class SeedBertConfig(OpinionConfig):
 
     num_members: int = 5
     members: str = "independent"
+    member_configs: Sequence[dict[str, Any]] = ()
     distribution: str = "votes"
     head: str = "linear"
     auxiliary_questions: Sequence[dict[str, Any]] = ()
@@ -69,6 +73,12 @@ class SeedBertConfig(OpinionConfig):
         for name in ("num_members", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        self.member_configs = [dict(config) for config in self.member_configs]
+        if self.member_configs and (self.members != "independent" or self.num_members != len(self.member_configs)):
+            raise ValueError(
+                f"There are {len(self.member_configs)} member_configs, members is {self.members!r} and num_members "
+                f"{self.num_members}; give one configuration for each independent member, or none."
+            )
         if self.freeze_trunk is None:
             self.freeze_trunk = self.members == "lora"
         super().__post_init__(**kwargs)

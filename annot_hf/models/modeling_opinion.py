@@ -230,19 +230,21 @@ class OpinionPreTrainedModel(SupportModel):
 
 
 def read_checkpoint(
-    folder: Path, model_class: type[PreTrainedModel] | None = None, *, give: str, fix: str
+    folder: Path, kinds: Mapping[str, type[PreTrainedModel]] | None = None, *, give: str, fix: str
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
 
-    It is of `model_class` (a member of an ensemble), or any that the Auto classes know; errors end with `give` or `fix`.
+    It is of one of these `kinds`, by type (members of an ensemble), or any that the Auto classes know; errors end with `give`
+    or `fix`.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give {give}.")
     kind = read_object(path, fix).get("model_type")
-    if model_class is not None and kind != model_class.config_class.model_type:
-        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of {model_class.__name__}.")
-    configs, models = (AutoConfig, AutoModel) if model_class is None else (model_class.config_class, model_class)
+    if kinds is not None and kind not in kinds:
+        known = " or ".join(one.__name__ for one in kinds.values())
+        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of {known}.")
+    configs, models = (AutoConfig, AutoModel) if kinds is None else (kinds[kind].config_class, kinds[kind])
     try:
         config = configs.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:

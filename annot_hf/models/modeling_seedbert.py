@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +17,10 @@ from .checks import options_of
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
-from .losses import auxiliary_loss, auxiliary_softmax
+from .losses import EPSILON, auxiliary_loss, auxiliary_softmax
 from .modeling_distribution import DistributionModel
 from .modeling_opinion import OpinionPreTrainedModel, read_checkpoint
-from .outputs import SeedBertOutput
+from .outputs import DistributionOutput, SeedBertOutput
 from .trunks import PROVENANCE, input_name_of
 
 _RESTORE = "restore this member or train it again"
@@ -52,7 +53,8 @@ class SeedBert(OpinionPreTrainedModel):
     def _build(self) -> None:
         config, members = self.config, range(self.config.num_members)
         if config.members == "independent":
-            self.members = nn.ModuleList(DistributionModel(config.member_config()) for _ in members)
+            alike = (DistributionModel(config.member_config()) for _ in members)
+            self.members = nn.ModuleList(map(_made_of, config.member_configs) if config.member_configs else alike)
             return
         # A skipped layer would not repeat its items for the members.
         self._build_trunk(skip_layers=config.members == "shared")
@@ -61,8 +63,13 @@ class SeedBert(OpinionPreTrainedModel):
             self.adapters = MemberAdapters(self.trunk, config)
 
     @classmethod
-    def from_members(cls, members: Sequence[str | Path | DistributionModel], *, distribution: str = "votes") -> Self:
+    def from_members(
+        cls, members: "Sequence[str | Path | DistributionModel | SeedBert]", *, distribution: str = "votes"
+    ) -> Self:
         """One model from separately trained ones; its members answer exactly as they did.
+
+        They may be of different recipes: another trunk, layer, pooling or head, or an ensemble on one trunk, which counts as
+        one member that answers with its mean. What they have in common are the question and the input.
 
         Auxiliary questions helped to train the members and are not asked of the ensemble. Where `probs` is the mean of the
         members' distributions, it contains the marginal to the mean of their `marginal_share`.
@@ -72,14 +79,15 @@ class SeedBert(OpinionPreTrainedModel):
         that `annot-hf predict` reads.
 
         Args:
-            members: Checkpoint folders of `DistributionModel`, or the models themselves, which are copied.
+            members: Checkpoint folders of `DistributionModel`, or of a `SeedBert` with shared or lora members and a mean for
+                its distribution; or the models themselves, which are copied.
             distribution: See `SeedBertConfig`.
 
         Raises:
-            ValueError: There is no member, one is given twice, is damaged or no `DistributionModel`, or two differ in more
-                than their weights: questions, trunk, any option, or, for folders, the tokenizer or feature extractor.
+            ValueError: There is no member, one is given twice, is damaged or of another kind, or two differ in their
+                questions, the kind of their input or their precision, or, for folders, in the tokenizer or feature extractor.
         """
-        members = [members] if isinstance(members, str | Path | DistributionModel) else members
+        members = [members] if isinstance(members, str | Path | DistributionModel | SeedBert) else members
         if not isinstance(members, Iterable):
             raise ValueError(f"members is {members!r}; give a list of checkpoint folders or models.")
         members = list(members)
@@ -87,24 +95,35 @@ class SeedBert(OpinionPreTrainedModel):
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
         _check_different(members)
         first_name, first = read_member(members[0], 0)
+        own, shares, weights = [], [], []
+        for number, source in enumerate(members):
+            name, member = (first_name, first) if number == 0 else read_member(source, number)
+            _check_alike(name, member, first_name, first)
+            own.append(_config_of(member))
+            shares.append((member.config.marginal_share, member.config.marginal))
+            weights.append(_weights_of(member))
         options = options_of(first.config, *MEMBER_OPTIONS, "id2label") | {"auxiliary_questions": ()}
+        # alike in all but their weights need no configuration each
+        if isinstance(first, SeedBert) or any(one != own[0] for one in own):
+            options["member_configs"] = own
         config = cls.config_class(num_members=len(members), distribution=distribution, **options)
         model = cls(config).to(device=first.device, dtype=first.dtype)
-        shares = [first.config.marginal_share]
-        model.members[0].load_state_dict(_weights_of(first))
-        for number, source in enumerate(members[1:], 1):
-            name, member = read_member(source, number)
-            _check_alike(name, member, first_name, first)
-            shares.append(member.config.marginal_share)
-            model.members[number].load_state_dict(_weights_of(member))
-        config.marginal_share = sum(shares) / len(shares)
+        for member, state in zip(model.members, weights, strict=True):
+            member.load_state_dict(state)
+        total = sum(share for share, _ in shares)
+        config.marginal_share = total / len(shares)
+        if total:
+            parts = [[share * mass for mass in marginal] for share, marginal in shares if share]
+            config.marginal = [sum(masses) / total for masses in zip(*parts, strict=True)]
         _check_processors([source for source in members if isinstance(source, str | Path)], config)
         return model.eval()
 
     @property
     def trunks(self) -> list[PreTrainedModel]:
         """The trunk, or every independent member's own."""
-        return [member.trunk for member in self.members] if self.config.members == "independent" else [self.trunk]
+        if self.config.members != "independent":
+            return [self.trunk]
+        return [trunk for member in self.members for trunk in member.trunks]
 
     @property
     def lora_targets(self) -> str:
@@ -162,6 +181,11 @@ class SeedBert(OpinionPreTrainedModel):
                 f"trunk_frames were given and members is {config.members!r}, which has no frames in common; give the trunk's "
                 "inputs."
             )
+        if explain and config.member_configs:
+            raise ValueError(
+                "explain is True and the members are of different kinds, whose attention is not comparable; explain each of "
+                "them."
+            )
         if explain and config.pooling == "tcgru":
             raise ValueError(
                 "explain is True and pooling is 'tcgru', whose GRU gives no weight to a position; use a model with pooling "
@@ -178,25 +202,15 @@ class SeedBert(OpinionPreTrainedModel):
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
         }
-        if explain:
-            passes = self._passes(lambda part: part.attended(**inputs))
+        if config.member_configs:
+            predicted = {"member_logits": torch.stack([_scores_of(member(**inputs)) for member in self.members], 1)}
+        elif explain:
+            predicted = self._read(self._passes(lambda part: part.attended(**inputs)))
         else:
-            passes = self._passes(lambda part: (*part._frames_or(trunk_frames, trunk_mask, **inputs), None))
-        logits, attention, beside = [], [], []
-        for member, (frames, mask, looked) in zip(self.members, passes, strict=True):
-            embedding = self._embedded(member, frames, mask)
-            logits.append(member.head(embedding))
-            if config.auxiliary_sizes:
-                beside.append(auxiliary_softmax(member.auxiliary_head(embedding), config.auxiliary_sizes))
-            if explain:
-                attention.append(_input_attention(member.pooling.weights(frames, mask), looked))
-        predicted = {"member_logits": torch.stack(logits, 1)}
-        if beside:
-            predicted["auxiliary_probs"] = torch.stack(beside, 1)
+            predicted = self._read(self._passes(lambda part: part._frames_or(trunk_frames, trunk_mask, **inputs)))
         targets = (labels, auxiliary_targets, item_weights)
         loss = self.loss_of(predicted, dict(zip(self.loss_inputs, targets, strict=True)))
-        predicted |= self._counted(predicted["member_logits"])
-        return SeedBertOutput(loss=loss, **predicted, token_attention=torch.stack(attention, 1) if explain else None)
+        return SeedBertOutput(loss=loss, **predicted, **self._counted(predicted["member_logits"]))
 
     def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
         """Mean of the members' losses, of what `forward` predicts, also of several batches joined; None without labels."""
@@ -210,19 +224,32 @@ class SeedBert(OpinionPreTrainedModel):
             losses += [config.auxiliary_weight * auxiliary_loss(probs, *targets) for probs in beside]
         return sum(losses) / len(members)
 
-    def _passes(self, read: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-        """Frames, mask and attention of each member in turn; `read` gets them from a model with a trunk."""
+    def _passes(self, read: Any) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Frames, mask and attention, if `read` finds it, of each member in turn; it gets them from a model with a trunk."""
         if self.config.members == "independent":
             # One member at a time, so that only one member's frames are in memory.
             yield from map(read, self.members)
             return
-        frames, mask, attention = read(self)
+        frames, mask, *attention = read(self)
         members = len(self.members)
         if self.config.members == "shared":
-            yield from [(frames, mask, attention)] * members
+            yield from [(frames, mask, *attention)] * members
             return
-        parts = [None] * members if attention is None else attention.chunk(members)
-        yield from ((rows, mask, part) for rows, part in zip(frames.chunk(members), parts, strict=True))
+        parts = [[part] * members if part is None else part.chunk(members) for part in attention]
+        yield from zip(frames.chunk(members), [mask] * members, *parts, strict=True)
+
+    def _read(self, passes: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+        """Scores of each member and what it answers beside, from what `_passes` gives; with attention, that to inputs too."""
+        found, sizes = defaultdict(list), self.config.auxiliary_sizes
+        for member, (frames, mask, *attention) in zip(self.members, passes, strict=True):
+            embedding = self._embedded(member, frames, mask)
+            found["member_logits"].append(member.head(embedding))
+            if sizes:
+                found["auxiliary_probs"].append(auxiliary_softmax(member.auxiliary_head(embedding), sizes))
+            if attention:
+                weights = member.pooling.weights(frames, mask)
+                found["token_attention"].append(_input_attention(weights, *attention))
+        return {name: torch.stack(parts, 1) for name, parts in found.items()}
 
     def _counted(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Votes and derived outputs from the members' scores `(B, n, K)`."""
@@ -272,23 +299,69 @@ def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> t
     return torch.einsum("bt,bts->bs", weights.to(attention), attention)
 
 
-def read_member(source: str | Path | DistributionModel, number: int) -> tuple[str, DistributionModel]:
+# What may be a member, by its type.
+Member = DistributionModel | SeedBert
+_KINDS: dict[str, type[Member]] = {kind.config_class.model_type: kind for kind in (DistributionModel, SeedBert)}
+# Of a member's configuration, what it answers beside, where it comes from, and what the ensemble has instead.
+_ASIDE = (
+    "auxiliary_questions",
+    "marginal",
+    "marginal_share",
+    "auto_map",
+    "architectures",
+    "transformers_version",
+    "dtype",
+)
+
+
+def _config_of(member: Member) -> dict[str, Any]:
+    """A member's configuration, as `member_configs` keeps it."""
+    options = {name: value for name, value in member.config.to_diff_dict().items() if name not in _ASIDE}
+    trunk = options["trunk_config"] | {"model_type": member.config.trunk_config.model_type}
+    return options | {
+        "model_type": member.config.model_type,
+        "trunk_config": {name: value for name, value in trunk.items() if name not in (*PROVENANCE, *_ASIDE)},
+    }
+
+
+def _made_of(config: Mapping[str, Any]) -> Member:
+    """A member of a configuration that `_config_of` gave, its weights not yet those that it had."""
+    kind = _KINDS.get(config.get("model_type"))
+    if kind is None:
+        raise ValueError(
+            f"A member has the model_type {config.get('model_type')!r}; members are {' or '.join(_KINDS)}."
+        )
+    return kind(kind.config_class.from_dict(dict(config)))
+
+
+def _scores_of(output: DistributionOutput | SeedBertOutput) -> torch.Tensor:
+    """A member's scores `(B, K)`; of an ensemble, the log of its mean distribution."""
+    return output.logits if isinstance(output, DistributionOutput) else (output.mean_probs + EPSILON).log()
+
+
+def read_member(source: str | Path | Member, number: int) -> tuple[str, Member]:
     """A member's name for messages, and the member, from a checkpoint folder or the model itself."""
     if isinstance(source, str | Path):
         name = str(source)
-        model, odd = read_checkpoint(Path(source), DistributionModel, give="one of a DistributionModel", fix=_RESTORE)
+        model, odd = read_checkpoint(Path(source), _KINDS, give="one of a DistributionModel", fix=_RESTORE)
         if odd:
             raise ValueError(
                 f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
             )
-    elif isinstance(source, DistributionModel):
+    elif isinstance(source, DistributionModel | SeedBert):
         name, model = f"member {number}", source
     else:
         raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
+    if isinstance(model, SeedBert) and (model.config.members == "independent" or model.config.distribution == "votes"):
+        raise ValueError(
+            f"{name} is an ensemble whose members are {model.config.members} and whose distribution is "
+            f"{model.config.distribution}; one that is a member has shared or lora members and a mean_softmax. Give its "
+            "members one by one."
+        )
     if model.has_adapters:
         raise ValueError(f"{name} has adapters, and members are whole models; merge them first (merge_lora).")
     for beside in ("scale_questions", "disagreement"):
-        if getattr(model.config, beside):
+        if getattr(model.config, beside, None):
             raise ValueError(
                 f"{name} answers {beside} beside its distribution, and an ensemble votes on the distribution alone; train its "
                 f"members without {beside}."
@@ -296,12 +369,12 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
     return name, model
 
 
-def _weights_of(member: DistributionModel) -> dict[str, torch.Tensor]:
-    """A member's weights without those of its auxiliary head."""
-    return {name: value for name, value in member.state_dict().items() if not name.startswith("auxiliary_head.")}
+def _weights_of(member: Member) -> dict[str, torch.Tensor]:
+    """A member's weights without those of its auxiliary heads."""
+    return {name: value for name, value in member.state_dict().items() if "auxiliary_head" not in name.split(".")}
 
 
-def _check_different(members: Sequence[str | Path | DistributionModel]) -> None:
+def _check_different(members: Sequence[str | Path | Member]) -> None:
     """Raise if a folder, in any spelling, or a model is given twice."""
     seen: dict[Any, str | Path] = {}
     for number, source in enumerate(members):
@@ -314,26 +387,24 @@ def _check_different(members: Sequence[str | Path | DistributionModel]) -> None:
         seen[key] = name
 
 
-def _check_alike(name: str, model: DistributionModel, first_name: str, first: DistributionModel) -> None:
-    """Raise unless members differ only in their weights."""
+def _check_alike(name: str, model: Member, first_name: str, first: Member) -> None:
+    """Raise unless members answer the same question about the same input."""
     ours, theirs = _traits_of(first), _traits_of(model)
     different = _keys_that_differ(ours, theirs)
     if different:
         key, *others = different
         more = f" (and {len(others)} more)" if others else ""
         raise ValueError(
-            f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; members "
-            "may differ in their weights only, so train them with the same recipe."
+            f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; the "
+            "members of an ensemble answer one question about one kind of input."
         )
 
 
-def _traits_of(model: DistributionModel) -> dict[str, Any]:
-    """Everything but the weights, most important first."""
-    options = options_of(model.config, *MEMBER_OPTIONS)
-    trunk = options.pop("trunk_config")
-    inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
-    first = {"questions": options.pop("questions"), "support": model.config.support, "trunk": trunk.model_type}
-    return {**first, **options, **inside, "dtype": model.dtype}
+def _traits_of(model: Member) -> dict[str, Any]:
+    """What members have in common, most important first."""
+    config = model.config
+    asked = {"questions": config.questions, "bins": config.bins, "support": config.support}
+    return asked | {"input": input_name_of(config.trunk_config), "dtype": model.dtype}
 
 
 def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:

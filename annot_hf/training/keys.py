@@ -97,10 +97,13 @@ class Ensemble:
     Args:
         differ: What they differ in: "init", the fresh weights alone (arXiv 2211.13196), or "all", the order of the items
             and the dropout too: a deep ensemble.
+        recipes: A recipe for each member, instead of a seed for each: packaged ones by name, or files. What the ensemble's own
+            recipe sets, such as question, trunk or overrides, holds for all of them.
         folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
     """
 
     differ: Literal["init", "all"] = "init"
+    recipes: list[str] = field(default_factory=list)
     folder: str = ""
 
 

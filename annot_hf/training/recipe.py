@@ -37,6 +37,7 @@ from annot_hf.training.keys import (
     MEASURES,
     STOCK_KEYS,
     UNUSABLE,
+    Ensemble,
     Recipe,
     RecipeKey,
     check_secrets,
@@ -66,7 +67,7 @@ ELSEWHERE = {
 }
 ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", *_HUB_KEYS}
 # keys of an ensemble that a member alone does not have
-_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
+_TOGETHER = ("members", "num_members", "distribution", "head_seed", *(f"ensemble.{name}" for name in keys_of(Ensemble)))
 _TOGETHER += ("push_to_hub", *_HUB_KEYS)
 # between the seeds of two members, so that ensembles of neighbouring seeds share no member
 _STRIDE = 1000
@@ -345,12 +346,28 @@ def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Ma
 
 
 def _member_values(run: Run) -> Iterator[dict[str, Any]]:
-    """The values of each independent member: the ensemble's own recipe for one model, with a seed of its own."""
-    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
+    """The values of each independent member, with a seed of its own: a recipe it is given, or the ensemble's for one model."""
+    shared = {key: value for key, value in run.values.items() if key not in (*_TOGETHER, "model")}
     shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
     differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
-    for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
-        yield shared | {differing: run.training.seed + _STRIDE * (number + 1)}
+    alike = [{"model": "distribution"}] * run.options.get("num_members", SeedBertConfig().num_members)
+    own = [_member_recipe(name) for name in run.recipe.ensemble.recipes]
+    for number, values in enumerate(own or alike, 1):
+        yield values | shared | {differing: run.training.seed + _STRIDE * number}
+
+
+def _member_recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe whose model can be a member of an ensemble."""
+    path, values = _read_recipe(name)
+    kind, stock = values.get("model", Recipe().model), SeedBertConfig()
+    members, answer = values.get("members", stock.members), values.get("distribution", stock.distribution)
+    if kind != "distribution" and (kind != "seedbert" or members == "independent" or answer == "votes"):
+        found = f", members {members} and distribution {answer}" if kind == "seedbert" else ""
+        raise ValueError(
+            f"ensemble.recipes names {path.stem}, whose model is {kind}{found}; a member is a distribution model, or a "
+            "seedbert with shared or lora members and distribution mean_softmax."
+        )
+    return values
 
 
 def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
@@ -462,6 +479,12 @@ def _member_conflicts(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[st
         yield (
             f"ensemble.differ is {recipe.ensemble.differ!r} and {kind}, but it is for independent members of a seedbert "
             "model; remove ensemble.differ, or set model to seedbert and members to independent."
+        )
+    if recipe.ensemble.recipes and (members != "independent" or "num_members" in options):
+        found = f"num_members is {options['num_members']}" if members == "independent" else kind
+        yield (
+            f"ensemble.recipes is set and {found}, but it names one recipe for each independent member of a seedbert model; "
+            "remove one of them."
         )
     for name in ("lora_layers", "lora_rank", "lora_alpha", "lora_dropout"):
         if members is not None and (members != "lora" or name == "lora_dropout") and name in options:

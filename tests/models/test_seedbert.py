@@ -468,12 +468,7 @@ def test_from_members_answers_as_the_members_do(kind, tmp_path):
     [
         ({"questions": [{"name": "emotion", "labels": ["angry", "happy"]}]}, "has questions .*'angry', 'happy'.* and "),
         ({"questions": [{"name": "mood", "labels": ["angry", "happy", "sad"]}]}, "has questions .*mood"),
-        ({"trunk": tiny.trunk_config("roberta")}, "has trunk 'roberta' and .* 'bert'"),
-        ({"trunk": tiny.trunk_config("bert", intermediate_size=64)}, "has trunk intermediate_size 64 and .* 32"),
-        ({"pooling": "mean"}, "has pooling 'mean' and .* 'tcgru'"),
-        ({"trunk_layer": 1}, "has trunk_layer 1 and .* None"),
-        ({"embedding_size": 13}, "has embedding_size 13 and .* 12"),
-        ({"freeze_trunk": True}, "has freeze_trunk True and .* False"),
+        ({"trunk": tiny.trunk_config("log-mel")}, "has input 'input_features' and .* 'input_ids'"),
         ({"scale_questions": tiny.SCALES}, "answers scale_questions beside its distribution"),
         ({"disagreement": "entropy"}, "answers disagreement beside its distribution"),
     ],
@@ -504,11 +499,58 @@ def test_members_with_auxiliary_questions_and_shares_of_the_marginal(tmp_path):
     torch.testing.assert_close(votes.probs, votes.histogram, rtol=0, atol=2e-6)
 
 
-def test_log_mel_members_need_one_standardisation():
+def test_members_of_different_recipes_answer_as_they_do_alone(tmp_path):
+    asked = {"auxiliary_questions": tiny.CATEGORY, "marginal": [0.5, 0.3, 0.2]}
+    together = {"members": "shared", "num_members": 2, "distribution": "mean_softmax"}
+    members = [
+        tiny.distribution("bert", pooling="mean", trunk_layer=1, marginal_share=0.2, freeze_trunk=True, **asked),
+        tiny.distribution("roberta", head="mlp", embedding_size=13, dropout=0.1),
+        tiny.seedbert("bert", seed=3, trunk_layer=[0, 2], pooling="attention", marginal_share=0.1, **together, **asked),
+    ]
+    shares = (0.2, 0.0, 0.1)
+    plain = []
+    for share, member in zip(shares, members, strict=True):
+        member.config.marginal_share = 0.0
+        plain.append(member(**batch_of("bert")).probs)
+        member.config.marginal_share = share
+    members[2].save_pretrained(tmp_path / "third")
+    model = SeedBert.from_members([*members[:2], tmp_path / "third"], distribution="mean_softmax")
+    expected = 0.9 * sum(plain) / 3 + 0.1 * torch.tensor([0.5, 0.3, 0.2])
+    model.save_pretrained(tmp_path / "all")
+    assert "auto_map" not in json.loads((tmp_path / "all" / "config.json").read_text())["member_configs"][0]
+    for one in (model, SeedBert.from_pretrained(tmp_path / "all")):
+        found = one(**batch_of("bert"), labels=LABELS)
+        torch.testing.assert_close(found.member_logits.softmax(-1), torch.stack(plain, 1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.probs, expected, rtol=1e-5, atol=1e-6)
+        losses = [distribution_loss(probs, LABELS, "kl") for probs in plain]
+        torch.testing.assert_close(found.loss, sum(losses) / 3, rtol=1e-4, atol=1e-5)
+        assert not any("auxiliary_head" in name for name, _ in one.named_parameters())
+    with pytest.raises(ValueError, match="the members are of different kinds, whose attention is not comparable"):
+        model(**batch_of("bert"), explain=True)
+
+
+def test_log_mel_members_keep_their_own_standardisation():
     options = tiny.trunk_config("log-mel").to_diff_dict()
-    other = tiny.distribution(trunk=tiny.LogMelConfig(**options | {"mel_mean": [9.0] * 8}))
-    with pytest.raises(ValueError, match=r"member 1 has trunk mel_mean \[9.0, .* and member 0 10.0"):
-        SeedBert.from_members([tiny.distribution(), other])
+    members = [tiny.distribution(), tiny.distribution(trunk=tiny.LogMelConfig(**options | {"mel_mean": [9.0] * 8}))]
+    found = SeedBert.from_members(members)(**batch_of("log-mel")).member_logits
+    for number, member in enumerate(members):
+        torch.testing.assert_close(found[:, number], member(**batch_of("log-mel")).logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"members": "independent"}, "whose members are independent and whose distribution is mean_softmax"),
+        (
+            {"distribution": "votes"},
+            "whose members are shared and whose distribution is votes; one that is a member has",
+        ),
+    ],
+)
+def test_an_ensemble_is_a_member_if_it_answers_with_a_mean_over_one_trunk(options, message):
+    together = {"members": "shared", "distribution": "mean_softmax"} | options
+    with pytest.raises(ValueError, match=message):
+        SeedBert.from_members([tiny.distribution("bert"), tiny.seedbert("bert", **together)])
 
 
 def test_tokenizers_must_be_one(tmp_path):

@@ -40,7 +40,8 @@ def ensemble(sayings, bert_folder, tmp_path):
             "use_cpu": True,
             "disable_tqdm": True,
         }
-        return load_recipe(name, values | overrides)
+        values |= overrides
+        return load_recipe(name, {key: value for key, value in values.items() if value is not ...})
 
     return make
 
@@ -50,6 +51,9 @@ def train_members_by(run, corpus, stand_in):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "train", stand_in)
         train_members(run, corpus)
+
+
+BOTH = "model: seedbert\ndistribution: mean_softmax\nquestion: severity\nsmooth: false\n"
 
 
 def folders_of(run):
@@ -380,6 +384,41 @@ def test_members_learn_what_was_asked_beside(ensemble, members):
     assert kept.config.auxiliary_weight == 0.4
     # members that were trained one by one are asked no more
     assert bool(model.config.auxiliary_questions) == (members == "shared")
+
+
+def test_members_of_an_ensemble_have_recipes_of_their_own(ensemble, sayings, tmp_path):
+    (tmp_path / "one.yaml").write_text("base: text-bert\npooling: mean\nlearning_rate: 0.5")
+    (tmp_path / "two.yaml").write_text(
+        "base: seedbert-shared\nnum_members: 2\ndistribution: mean_softmax\ntrunk_layer: 1\nfreeze_trunk: true\n"
+        "inputs: {cache: pooled}\npooling: mean"
+    )
+    (tmp_path / "both.yaml").write_text(BOTH)
+    names = [str(tmp_path / name) for name in ("one.yaml", "two.yaml")]
+    run = ensemble(tmp_path / "both.yaml", num_members=..., **{"ensemble.recipes": names})
+    one, two = run.members
+    assert (one.recipe.model, one.options["pooling"], one.training.learning_rate) == ("distribution", "mean", 1e-2)
+    assert (two.recipe.model, two.options["num_members"], two.recipe.inputs.cache) == ("seedbert", 2, "pooled")
+    assert {member.recipe.trunk for member in run.members} == {run.recipe.trunk}
+    model = train(run).model
+    alone = [predict(folder / "model", sayings)[0].probs for folder in folders_of(run)]
+    np.testing.assert_allclose(predict(model, sayings)[0].probs, sum(alone) / 2, atol=1e-6)
+    assert SeedBert.from_pretrained(model).config.num_members == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_members": 2}, "ensemble.recipes is set and num_members is 2, but it names one recipe for each"),
+        ({"members": "shared"}, "ensemble.recipes is set and members is shared, but it names"),
+        ({"ensemble.recipes": ["seedbert"]}, "names seedbert, whose model is seedbert, members independent"),
+        ({"ensemble.recipes": ["text-davani"]}, "names text-davani, whose model is annotator; a member is"),
+        ({"ensemble.recipes": ["text-bort"]}, "no recipe 'text-bort'"),
+    ],
+)
+def test_recipes_that_make_no_members_are_said(ensemble, tmp_path, values, message):
+    (tmp_path / "both.yaml").write_text(BOTH)
+    with pytest.raises(ValueError, match=message):
+        ensemble(tmp_path / "both.yaml", **{"num_members": ..., "ensemble.recipes": ["text-bert"]} | values)
 
 
 @pytest.mark.parametrize("members", ["shared", "independent"])
