@@ -207,7 +207,7 @@ def _citations(config: PreTrainedConfig, facts: Mapping[str, Any], found: Mappin
         "uncertainty": secondary or recipe.get("class_weights.kind"),
         "label_variance": recipe.get("loss") == "ccc" or "trunk_layer" in recipe,
         "synthetic": recipe.get("augmentation.kind") or recipe.get("votes.annotations") or recipe.get("model") == LALM,
-        "seedbert": recipe.get("model") == "seedbert",
+        "seedbert": getattr(config, "distribution", "") == "votes",
         "lora": config.adapted_from is not None or recipe.get("lora_rank"),
         config.trunk_config.model_type: True,
         "equivalence": found is not None and found["evaluation"]["equivalence"] is not None,

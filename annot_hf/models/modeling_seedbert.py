@@ -307,6 +307,7 @@ _ASIDE = (
     "auxiliary_questions",
     "marginal",
     "marginal_share",
+    "custom_pipelines",
     "auto_map",
     "architectures",
     "transformers_version",
