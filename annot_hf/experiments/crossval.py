@@ -227,7 +227,8 @@ def _check_inputs(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, 
                 f"System {name!r} has a head for every rater, and the votes of {corpus.name} on "
                 f"{targets.questions[0].name} name none; leave the system out (--without)."
             )
-    for trunk in dict.fromkeys(runs[0].recipe.trunk for runs in planned.values()):
+    parts = [one for runs in planned.values() for one in runs[0].members or runs[:1]]
+    for trunk in dict.fromkeys(one.recipe.trunk for one in parts):
         item_sources(corpus, targets.items, LogMelConfig() if trunk == LOG_MEL else read_trunk_config(trunk))
 
 

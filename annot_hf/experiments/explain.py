@@ -25,6 +25,11 @@ def most_divided(predictions: Predictions, count: int) -> np.ndarray:
 def check_explainable(config: PreTrainedConfig, folder: str | Path) -> None:
     """Raise a ValueError unless a checkpoint of this configuration has members with attention on words."""
     if isinstance(config, SeedBertConfig) and input_name_of(config.trunk_config) == "input_ids":
+        if config.member_configs:
+            raise ValueError(
+                f"{folder} has members of different recipes, whose attention is not comparable; explain each of them, or "
+                "leave explain out."
+            )
         if config.pooling == "tcgru":
             raise ValueError(
                 f"{folder} has pooling tcgru, whose GRU does not weight words; explain needs first, mean or attention."

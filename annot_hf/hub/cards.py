@@ -191,9 +191,16 @@ def _recipe_rows(recipe: Mapping[str, Any], base: str | None) -> Iterator[tuple[
     for key, value in recipe.items():
         if key in ELSEWHERE or (key == "trunk" and base is None and value != LOG_MEL):
             continue
-        if isinstance(value, str) and key != "trunk":
-            value = re.split(r"[\\/]", value)[-1]
+        if key != "trunk":
+            value = _last_part(value)
         yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _last_part(value: Any) -> Any:
+    """A value, or those of a list, without the folders of a path."""
+    if isinstance(value, list):
+        return [_last_part(one) for one in value]
+    return re.split(r"[\\/]", value)[-1] if isinstance(value, str) else value
 
 
 def _citations(config: PreTrainedConfig, facts: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:

@@ -165,13 +165,10 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
     _check_known(config, folder)
     raters = config.get("annotators") or []
     names = _other_names(raters, facts.get("corpus", ""), keep_raters, notes)
-    recipe = {
-        key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in facts.get("recipe", {}).items()
-        if key not in ELSEWHERE
-    }
+    recipe = _told(facts.get("recipe", {}))
     joined = [one | {"answers": _renamed(one["answers"], names)} for one in facts.get("onboarded", ())]
     told = facts | ({"recipe": recipe} if recipe else {}) | ({"onboarded": joined} if joined else {})
+    told |= {"members": [_told(one) for one in facts["members"]]} if "members" in facts else {}
     changes = {"config.json": config | ({"annotators": [names.get(one, one) for one in raters]} if raters else {})}
     changes |= {FACTS: told} if facts else {}
     for path in folder.glob("*_config.json"):
@@ -183,6 +180,17 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
             changed[name] = scratch / name
             changed[name].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return changed
+
+
+def _told(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says, without what lies elsewhere on this machine."""
+    return {key: _without_folders(value) for key, value in recipe.items() if key not in ELSEWHERE}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _other_names(raters: Sequence[str], corpus: str, keep: bool, notes: list[str]) -> dict[str, str]:

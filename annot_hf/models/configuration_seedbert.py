@@ -1,5 +1,6 @@
 """Configuration of `SeedBert`."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,18 @@ class SeedBertConfig(OpinionConfig):
         for name in ("num_members", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        self.member_configs = [dict(config) for config in self.member_configs]
+        self.member_configs = list(self.member_configs or ())
+        for config in self.member_configs:
+            if not isinstance(config, dict) or "model_type" not in config or "trunk_config" not in config:
+                raise ValueError(
+                    f"member_configs holds {reprlib.repr(config)}; it has a configuration, with model_type and trunk_config, "
+                    "for each member."
+                )
+            if list(config.get("questions", ())) != list(self.questions) or config.get("bins", self.bins) != self.bins:
+                raise ValueError(
+                    f"A member of member_configs answers {reprlib.repr(config.get('questions'))} and the ensemble "
+                    f"{reprlib.repr(self.questions)}; members answer its questions, with the labels in the same order."
+                )
         if self.member_configs and (self.members != "independent" or self.num_members != len(self.member_configs)):
             raise ValueError(
                 f"There are {len(self.member_configs)} member_configs, members is {self.members!r} and num_members "

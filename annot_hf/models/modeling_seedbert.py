@@ -66,7 +66,7 @@ class SeedBert(OpinionPreTrainedModel):
     def from_members(
         cls, members: "Sequence[str | Path | DistributionModel | SeedBert]", *, distribution: str = "votes"
     ) -> Self:
-        """One model from separately trained ones; its members answer exactly as they did.
+        """One model from separately trained ones; the scores of its members are exactly those that they had.
 
         They may be of different recipes: another trunk, layer, pooling or head, or an ensemble on one trunk, which counts as
         one member that answers with its mean. What they have in common are the question and the input.
@@ -105,7 +105,7 @@ class SeedBert(OpinionPreTrainedModel):
         options = options_of(first.config, *MEMBER_OPTIONS, "id2label") | {"auxiliary_questions": ()}
         # alike in all but their weights need no configuration each
         if isinstance(first, SeedBert) or any(one != own[0] for one in own):
-            options["member_configs"] = own
+            options |= {"member_configs": own, "freeze_trunk": False, "head": "linear"}
         config = cls.config_class(num_members=len(members), distribution=distribution, **options)
         model = cls(config).to(device=first.device, dtype=first.dtype)
         for member, state in zip(model.members, weights, strict=True):
@@ -327,12 +327,22 @@ def _config_of(member: Member) -> dict[str, Any]:
 
 def _made_of(config: Mapping[str, Any]) -> Member:
     """A member of a configuration that `_config_of` gave, its weights not yet those that it had."""
-    kind = _KINDS.get(config.get("model_type"))
-    if kind is None:
+    kind = config.get("model_type")
+    if kind not in tuple(_KINDS):
+        raise ValueError(f"A member has the model_type {kind!r}; members are {' or '.join(_KINDS)}.")
+    model_class = _KINDS[kind]
+    options = model_class.config_class.from_dict(dict(config))
+    _check_mean("A member", options)
+    return model_class(options)
+
+
+def _check_mean(name: str, config: OpinionConfig) -> None:
+    """Raise if a member is an ensemble that does not answer with a mean over one trunk."""
+    if isinstance(config, SeedBertConfig) and (config.members == "independent" or config.distribution == "votes"):
         raise ValueError(
-            f"A member has the model_type {config.get('model_type')!r}; members are {' or '.join(_KINDS)}."
+            f"{name} is an ensemble whose members are {config.members} and whose distribution is {config.distribution}; one "
+            "that is a member has shared or lora members and a mean_softmax. Give its members one by one."
         )
-    return kind(kind.config_class.from_dict(dict(config)))
 
 
 def _scores_of(output: DistributionOutput | SeedBertOutput) -> torch.Tensor:
@@ -353,12 +363,7 @@ def read_member(source: str | Path | Member, number: int) -> tuple[str, Member]:
         name, model = f"member {number}", source
     else:
         raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
-    if isinstance(model, SeedBert) and (model.config.members == "independent" or model.config.distribution == "votes"):
-        raise ValueError(
-            f"{name} is an ensemble whose members are {model.config.members} and whose distribution is "
-            f"{model.config.distribution}; one that is a member has shared or lora members and a mean_softmax. Give its "
-            "members one by one."
-        )
+    _check_mean(name, model.config)
     if model.has_adapters:
         raise ValueError(f"{name} has adapters, and members are whole models; merge them first (merge_lora).")
     for beside in ("scale_questions", "disagreement"):
@@ -403,9 +408,14 @@ def _check_alike(name: str, model: Member, first_name: str, first: Member) -> No
 
 def _traits_of(model: Member) -> dict[str, Any]:
     """What members have in common, most important first."""
-    config = model.config
-    asked = {"questions": config.questions, "bins": config.bins, "support": config.support}
-    return asked | {"input": input_name_of(config.trunk_config), "dtype": model.dtype}
+    config, trunk = model.config, model.config.trunk_config
+    traits = {"questions": config.questions, "bins": config.bins, "support": config.support}
+    traits["input"] = input_name_of(trunk)
+    if traits["input"] == "input_features":
+        # of log-mel and of Whisper they are not the same
+        traits["trunk"] = trunk.model_type
+    traits |= {f"trunk {name}": getattr(trunk, name, None) for name in ("num_mel_bins", "vocab_size")}
+    return traits | {"dtype": model.dtype}
 
 
 def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:

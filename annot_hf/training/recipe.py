@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -112,10 +113,17 @@ class Run:
             part["annotations"] = read_annotation_facts(self.recipe.votes.annotations)["votes_sha256"]
         if self.recipe.raters:
             part["raters"] = _digest_of(self.recipe.raters)
+        if self.recipe.ensemble.recipes:
+            part["members"] = self.member_values
         # a layer may be named by a file, which may hold another one later
         layer = {"trunk_layer": self.options["trunk_layer"]} if "trunk_layer" in self.values else {}
         record = {"recipe": self.values | layer, "corpus_digest": corpus.digest} | part
         return json.loads(json.dumps(record, default=str))
+
+    @property
+    def member_values(self) -> list[dict[str, Any]]:
+        """What the recipe of each member says, but for paths and logging keys."""
+        return [{key: value for key, value in one.values.items() if key not in ELSEWHERE} for one in self.members]
 
     def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, except paths and logging keys."""
@@ -131,6 +139,7 @@ class Run:
             *_differing(now.get("part", {}), earlier.get("part", {})),
             *["the corpus"] * (earlier["corpus_digest"] != corpus.digest),
             *["the annotations"] * (earlier.get("annotations") != now.get("annotations")),
+            *["the recipes of members"] * (earlier.get("members") != now.get("members")),
             *["the table of raters"] * (earlier.get("raters") != now.get("raters")),
             # a digest that could not be taken is no change
             *["the trunk's weights"] * (len({earlier.get("trunk"), now.get("trunk"), None}) > 2),
@@ -221,8 +230,16 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     base = values.pop("base", None)
+    values = _overlay({}, values, "", os.fspath(path))
+    if isinstance(values.get("ensemble.recipes"), list):
+        # files beside this one, wherever the run is started
+        named = values["ensemble.recipes"]
+        beside = [path.parent / str(name) for name in named]
+        values["ensemble.recipes"] = [
+            str(file) if file.is_file() else name for file, name in zip(beside, named, strict=True)
+        ]
     if base is None:
-        return path, _overlay({}, values, "", os.fspath(path))
+        return path, values
     if path.resolve() in above:
         raise ValueError(f"{path} is its own base; name another recipe.")
     sibling = path.parent / str(base)
@@ -294,7 +311,9 @@ def _checked_run(values: dict[str, Any], folder: str) -> Run:
     training.push_to_hub = False
     run = Run(recipe, options, trunk_options, training, values)
     if _members_of(recipe, options) == "independent":
-        run.members = tuple(_checked_run(own, folder) for own in _member_values(run))
+        run.members = tuple(_member_runs(run, folder))
+        for conflict in _unlike_members(run) if recipe.ensemble.recipes else ():
+            raise ValueError(conflict)
     return run
 
 
@@ -345,29 +364,62 @@ def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Ma
     config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
 
 
-def _member_values(run: Run) -> Iterator[dict[str, Any]]:
-    """The values of each independent member, with a seed of its own: a recipe it is given, or the ensemble's for one model."""
+def _member_runs(run: Run, folder: str) -> Iterator[Run]:
+    """The run of each independent member, with a seed of its own: by a recipe it is given, or the ensemble's for one model."""
     shared = {key: value for key, value in run.values.items() if key not in (*_TOGETHER, "model")}
     shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
     differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
-    alike = [{"model": "distribution"}] * run.options.get("num_members", SeedBertConfig().num_members)
-    own = [_member_recipe(name) for name in run.recipe.ensemble.recipes]
-    for number, values in enumerate(own or alike, 1):
-        yield values | shared | {differing: run.training.seed + _STRIDE * number}
+    seeds = itertools.count(run.training.seed + _STRIDE, _STRIDE)
+    if not run.recipe.ensemble.recipes:
+        count = run.options.get("num_members", SeedBertConfig().num_members)
+        for seed in itertools.islice(seeds, count):
+            yield _checked_run(shared | {"model": "distribution", differing: seed}, folder)
+    for name, seed in zip(run.recipe.ensemble.recipes, seeds, strict=False):
+        path, values = _read_recipe(name)
+        aside = ("seed", "head_seed", "push_to_hub", *_HUB_KEYS)
+        values = {key: value for key, value in values.items() if key not in aside}
+        values = _overlay(values, shared, path.name, "recipe") | {"seed": run.training.seed} | {differing: seed}
+        try:
+            _check_member(values)
+            yield _checked_run(values, folder)
+        except ValueError as error:
+            raise ValueError(f"ensemble.recipes, {path.stem}: {error}") from None
 
 
-def _member_recipe(name: str) -> dict[str, Any]:
-    """The values of a recipe whose model can be a member of an ensemble."""
-    path, values = _read_recipe(name)
+def _check_member(values: Mapping[str, Any]) -> None:
+    """Raise unless the model of a recipe can be a member of an ensemble."""
     kind, stock = values.get("model", Recipe().model), SeedBertConfig()
     members, answer = values.get("members", stock.members), values.get("distribution", stock.distribution)
     if kind != "distribution" and (kind != "seedbert" or members == "independent" or answer == "votes"):
         found = f", members {members} and distribution {answer}" if kind == "seedbert" else ""
         raise ValueError(
-            f"ensemble.recipes names {path.stem}, whose model is {kind}{found}; a member is a distribution model, or a "
-            "seedbert with shared or lora members and distribution mean_softmax."
+            f"model is {kind}{found}; a member is a distribution model, or a seedbert with shared or lora members and "
+            "distribution mean_softmax."
         )
-    return values
+    for name in ("scales", "disagreement", *(("lora_rank",) if kind == "distribution" else ())):
+        if values.get(name):
+            raise ValueError(
+                f"{name} is {values[name]!r}, and a member is a whole model that answers the question alone; remove {name}."
+            )
+
+
+def _unlike_members(run: Run) -> Iterator[str]:
+    """What members of different recipes, and the ensemble, should have in common and have not: a sentence each."""
+    read = {
+        "question": lambda one: one.recipe.question,
+        "bins": lambda one: one.options.get("bins", SeedBertConfig().bins),
+        "inputs.max_seconds": lambda one: one.recipe.inputs.max_seconds,
+    }
+    for name, value in read.items():
+        found = [value(one) for one in (run, *run.members)]
+        if any(one != found[0] for one in found):
+            yield (
+                f"{name} is {found[0]!r} and that of the members {', '.join(map(repr, found[1:]))}; set {name} in the "
+                "ensemble's own recipe, for all of them."
+            )
+    trunks = [one.recipe.trunk for one in run.members]
+    if len({trunk == LOG_MEL for trunk in trunks}) > 1:
+        yield f"The members have the trunks {', '.join(trunks)}, and only some are log-mel; use trunks of one input."
 
 
 def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:

@@ -174,6 +174,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         **chosen,
         "validation": metrics,
         "recipe": run.values,
+        **({"members": run.member_values} if recipe.ensemble.recipes else {}),
         **about_votes,
         "trunk": trunk,
         **({"augmentation": about["augmentation"]} if "augmentation" in about else {}),
@@ -228,7 +229,9 @@ def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
             f"in {folder.parent}, and --resume trains what is missing."
         )
     folders = [_model(one) for one in runs]
-    if len({(read_record(folder / FACTS) or {}).get("trunk") for folder in folders} - {None}) > 1:
+    kept = {(one.recipe.trunk, (read_record(_model(one) / FACTS) or {}).get("trunk")) for one in runs}
+    known = [trunk for trunk, weights in kept if weights is not None]
+    if len(known) > len(set(known)):
         raise ValueError(
             f"The weights of {run.recipe.trunk} were replaced between members, so that they form no ensemble; train them "
             "again in another folder."

@@ -468,6 +468,7 @@ def test_from_members_answers_as_the_members_do(kind, tmp_path):
     [
         ({"questions": [{"name": "emotion", "labels": ["angry", "happy"]}]}, "has questions .*'angry', 'happy'.* and "),
         ({"questions": [{"name": "mood", "labels": ["angry", "happy", "sad"]}]}, "has questions .*mood"),
+        ({"trunk": tiny.trunk_config("bert", vocab_size=60)}, "has trunk vocab_size 60 and .* 50"),
         ({"trunk": tiny.trunk_config("log-mel")}, "has input 'input_features' and .* 'input_ids'"),
         ({"scale_questions": tiny.SCALES}, "answers scale_questions beside its distribution"),
         ({"disagreement": "entropy"}, "answers disagreement beside its distribution"),
@@ -527,6 +528,38 @@ def test_members_of_different_recipes_answer_as_they_do_alone(tmp_path):
         assert not any("auxiliary_head" in name for name, _ in one.named_parameters())
     with pytest.raises(ValueError, match="the members are of different kinds, whose attention is not comparable"):
         model(**batch_of("bert"), explain=True)
+
+
+def test_a_frozen_member_freezes_no_other():
+    members = [tiny.distribution("bert", freeze_trunk=True), tiny.distribution("bert", seed=1, head="mlp")]
+    model = SeedBert.from_members(members).train()
+    learns = [any(weight.requires_grad for weight in member.trunk.parameters()) for member in model.members]
+    assert learns == [False, True] and [member.trunk.training for member in model.members] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda configs: [1, 2], "member_configs holds 1; it has a configuration"),
+        (lambda configs: [configs[0], {"model_type": "annot-distribution"}], "with model_type and trunk_config"),
+        (lambda configs: [configs[0], configs[1] | {"model_type": ["a"]}], r"A member has the model_type \['a'\]"),
+        (lambda configs: configs[:1], "There are 1 member_configs"),
+        (
+            lambda configs: [
+                configs[0],
+                configs[1]
+                | {"questions": [{"name": "emotion", "labels": ["happy", "angry", "sad"]}], "id2label": None},
+            ],
+            "labels in the same order",
+        ),
+    ],
+)
+def test_broken_configurations_of_members_are_said(change, message):
+    model = SeedBert.from_members([tiny.distribution("bert"), tiny.distribution("bert", seed=1, head="mlp")])
+    values = model.config.to_dict()
+    values["member_configs"] = change(values["member_configs"])
+    with pytest.raises(ValueError, match=message):
+        SeedBert(SeedBertConfig.from_dict(values))
 
 
 def test_log_mel_members_keep_their_own_standardisation():

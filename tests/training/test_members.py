@@ -1,5 +1,6 @@
 """Independent members: one run each, kept, shared, resumed, and assembled; and what they attend to."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -10,15 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.experiments.crossval import crossval
+from annot_hf.hub.cards import write_model_card
+from annot_hf.hub.contents import gather
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import checkpoints as checkpoints_module, train as train_module
-from annot_hf.training.checkpoints import load_model
+from annot_hf.training.checkpoints import FACTS, load_model
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import load_recipe, members_folder
@@ -53,7 +57,7 @@ def train_members_by(run, corpus, stand_in):
         train_members(run, corpus)
 
 
-BOTH = "model: seedbert\ndistribution: mean_softmax\nquestion: severity\nsmooth: false\n"
+BOTH = "model: seedbert\ndistribution: mean_softmax\nsmooth: false\n"
 
 
 def folders_of(run):
@@ -405,18 +409,71 @@ def test_members_of_an_ensemble_have_recipes_of_their_own(ensemble, sayings, tmp
     assert SeedBert.from_pretrained(model).config.num_members == 2
 
 
+def test_member_recipes_lie_beside_the_file_and_are_part_of_the_run(ensemble, tmp_path, sayings, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "both.yaml").write_text(BOTH + "ensemble: {recipes: [one.yaml, text-bert, one.yaml]}")
+    one = tmp_path / "recipes" / "one.yaml"
+    one.write_text("base: text-bert\npooling: mean\nhead_seed: 7\nseed: 3\npush_to_hub: true")
+    monkeypatch.chdir(tmp_path)
+    make = functools.partial(ensemble, "recipes/both.yaml", num_members=..., seed=5)
+    run, corpus = make(), read_export(sayings)
+    assert [member.options["pooling"] for member in run.members] == ["mean", "first", "mean"]
+    assert [member.recipe.head_seed for member in run.members] == [1005, 2005, 3005]
+    assert {member.training.seed for member in run.members} == {5} and not any(member.pushes for member in run.members)
+    everything = make(**{"ensemble.differ": "all"}).members
+    assert [(one.training.seed, one.recipe.head_seed) for one in everything] == [
+        (1005, None),
+        (2005, None),
+        (3005, None),
+    ]
+    record = run.record(corpus)
+    one.write_text("base: text-bert\npooling: attention")
+    assert make().changes(record, corpus) == ["the recipes of members"]
+    assert not run.changes(record, corpus)
+
+
+def test_members_have_trunks_of_their_own(ensemble, sayings, bert_folder, tmp_path):
+    shutil.copytree(bert_folder, tmp_path / "other")
+    other = AutoModel.from_pretrained(tmp_path / "other")
+    other.embeddings.word_embeddings.weight.data.mul_(2)
+    other.save_pretrained(tmp_path / "other")
+    for name, trunk in (("one", bert_folder), ("two", tmp_path / "other")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: text-bert\ntrunk: {trunk}")
+    (tmp_path / "both.yaml").write_text(BOTH + "ensemble: {recipes: [one.yaml, two.yaml]}")
+    model = train(ensemble(tmp_path / "both.yaml", num_members=..., trunk=...)).model
+    first, second = SeedBert.from_pretrained(model).trunks
+    assert not torch.allclose(first.embeddings.word_embeddings.weight, second.embeddings.word_embeddings.weight)
+    # where the recipes lie is nobody's business
+    card = write_model_card(model).read_text()
+    assert "one.yaml" in card and str(tmp_path) not in card
+    contents = gather(model, "model", tmp_path)
+    assert str(tmp_path) not in contents.files[FACTS].read_text()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"num_members": 2}, "ensemble.recipes is set and num_members is 2, but it names one recipe for each"),
         ({"members": "shared"}, "ensemble.recipes is set and members is shared, but it names"),
-        ({"ensemble.recipes": ["seedbert"]}, "names seedbert, whose model is seedbert, members independent"),
-        ({"ensemble.recipes": ["text-davani"]}, "names text-davani, whose model is annotator; a member is"),
+        (
+            {"ensemble.recipes": ["seedbert"]},
+            "seedbert: model is seedbert, members independent and distribution votes; a member is",
+        ),
+        ({"ensemble.recipes": ["text-davani"]}, "text-davani: model is annotator; a member is"),
         ({"ensemble.recipes": ["text-bort"]}, "no recipe 'text-bort'"),
+        (
+            {"ensemble.recipes": ["text-multitask"]},
+            "text-multitask: disagreement is 'entropy', and a member is a whole model",
+        ),
+        ({"ensemble.recipes": ["adapted.yaml"]}, "adapted: lora_rank is 4, and a member is a whole model"),
+        ({"ensemble.recipes": ["asks.yaml"]}, r"question is \[\] and that of the members \['valence'"),
     ],
 )
-def test_recipes_that_make_no_members_are_said(ensemble, tmp_path, values, message):
+def test_recipes_that_make_no_members_are_said(ensemble, tmp_path, monkeypatch, values, message):
     (tmp_path / "both.yaml").write_text(BOTH)
+    for name, text in (("adapted", "lora_rank: 4"), ("asks", "question: [valence, activation]\ntarget: {method: kde}")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: text-bert\n{text}")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         ensemble(tmp_path / "both.yaml", **{"num_members": ..., "ensemble.recipes": ["text-bert"]} | values)
 
