@@ -165,10 +165,10 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
     _check_known(config, folder)
     raters = config.get("annotators") or []
     names = _other_names(raters, facts.get("corpus", ""), keep_raters, notes)
-    recipe = _told(facts.get("recipe", {}))
+    recipe = _shareable_recipe(facts.get("recipe", {}))
     joined = [one | {"answers": _renamed(one["answers"], names)} for one in facts.get("onboarded", ())]
     told = facts | ({"recipe": recipe} if recipe else {}) | ({"onboarded": joined} if joined else {})
-    told |= {"members": [_told(one) for one in facts["members"]]} if "members" in facts else {}
+    told |= {"members": [_shareable_recipe(one) for one in facts["members"]]} if "members" in facts else {}
     changes = {"config.json": config | ({"annotators": [names.get(one, one) for one in raters]} if raters else {})}
     changes |= {FACTS: told} if facts else {}
     for path in folder.glob("*_config.json"):
@@ -182,7 +182,7 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
     return changed
 
 
-def _told(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _shareable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe says, without what lies elsewhere on this machine."""
     return {key: _without_folders(value) for key, value in recipe.items() if key not in ELSEWHERE}
 

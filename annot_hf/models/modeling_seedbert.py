@@ -301,9 +301,9 @@ def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> t
 
 # What may be a member, by its type.
 Member = DistributionModel | SeedBert
-_KINDS: dict[str, type[Member]] = {kind.config_class.model_type: kind for kind in (DistributionModel, SeedBert)}
+_MEMBER_KINDS: dict[str, type[Member]] = {kind.config_class.model_type: kind for kind in (DistributionModel, SeedBert)}
 # Of a member's configuration, what it answers beside, where it comes from, and what the ensemble has instead.
-_ASIDE = (
+_NOT_KEPT = (
     "auxiliary_questions",
     "marginal",
     "marginal_share",
@@ -317,20 +317,20 @@ _ASIDE = (
 
 def _config_of(member: Member) -> dict[str, Any]:
     """A member's configuration, as `member_configs` keeps it."""
-    options = {name: value for name, value in member.config.to_diff_dict().items() if name not in _ASIDE}
+    options = {name: value for name, value in member.config.to_diff_dict().items() if name not in _NOT_KEPT}
     trunk = options["trunk_config"] | {"model_type": member.config.trunk_config.model_type}
     return options | {
         "model_type": member.config.model_type,
-        "trunk_config": {name: value for name, value in trunk.items() if name not in (*PROVENANCE, *_ASIDE)},
+        "trunk_config": {name: value for name, value in trunk.items() if name not in (*PROVENANCE, *_NOT_KEPT)},
     }
 
 
 def _made_of(config: Mapping[str, Any]) -> Member:
     """A member of a configuration that `_config_of` gave, its weights not yet those that it had."""
     kind = config.get("model_type")
-    if kind not in tuple(_KINDS):
-        raise ValueError(f"A member has the model_type {kind!r}; members are {' or '.join(_KINDS)}.")
-    model_class = _KINDS[kind]
+    if kind not in tuple(_MEMBER_KINDS):
+        raise ValueError(f"A member has the model_type {kind!r}; members are {' or '.join(_MEMBER_KINDS)}.")
+    model_class = _MEMBER_KINDS[kind]
     options = model_class.config_class.from_dict(dict(config))
     _check_mean("A member", options)
     return model_class(options)
@@ -354,7 +354,7 @@ def read_member(source: str | Path | Member, number: int) -> tuple[str, Member]:
     """A member's name for messages, and the member, from a checkpoint folder or the model itself."""
     if isinstance(source, str | Path):
         name = str(source)
-        model, odd = read_checkpoint(Path(source), _KINDS, give="one of a DistributionModel", fix=_RESTORE)
+        model, odd = read_checkpoint(Path(source), _MEMBER_KINDS, give="one of a DistributionModel", fix=_RESTORE)
         if odd:
             raise ValueError(
                 f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
