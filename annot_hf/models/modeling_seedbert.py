@@ -95,21 +95,24 @@ class SeedBert(OpinionPreTrainedModel):
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
         _check_different(members)
         first_name, first = read_member(members[0], 0)
-        own, shares, weights = [], [], []
+        own, shares, copies = [], [], []
         for number, source in enumerate(members):
             name, member = (first_name, first) if number == 0 else read_member(source, number)
             _check_alike(name, member, first_name, first)
-            own.append(_config_of(member))
             shares.append((member.config.marginal_share, member.config.marginal))
-            weights.append(_weights_of(member))
+            own.append(_config_of(member))
+            copies.append(_made_of(own[-1]).to(device=first.device, dtype=first.dtype))
+            copies[-1].load_state_dict(_weights_of(member))
         options = options_of(first.config, *MEMBER_OPTIONS, "id2label") | {"auxiliary_questions": ()}
         # alike in all but their weights need no configuration each
-        if isinstance(first, SeedBert) or any(one != own[0] for one in own):
-            options |= {"member_configs": own, "freeze_trunk": False, "head": "linear"}
-        config = cls.config_class(num_members=len(members), distribution=distribution, **options)
-        model = cls(config).to(device=first.device, dtype=first.dtype)
-        for member, state in zip(model.members, weights, strict=True):
-            member.load_state_dict(state)
+        mixed = isinstance(first, SeedBert) or any(one != own[0] for one in own)
+        options |= {"freeze_trunk": False, "head": "linear"} if mixed else {}
+        options["distribution"] = distribution
+        # with one member, as the others would be built only to be replaced
+        model = cls(cls.config_class(num_members=1, member_configs=own[:1] if mixed else (), **options))
+        model.to(device=first.device, dtype=first.dtype).members = nn.ModuleList(copies)
+        config = cls.config_class(num_members=len(members), member_configs=own if mixed else (), **options)
+        model.config = config
         total = sum(share for share, _ in shares)
         config.marginal_share = total / len(shares)
         if total:
