@@ -63,9 +63,7 @@ class SeedBert(OpinionPreTrainedModel):
             self.adapters = MemberAdapters(self.trunk, config)
 
     @classmethod
-    def from_members(
-        cls, members: "Sequence[str | Path | DistributionModel | SeedBert]", *, distribution: str = "votes"
-    ) -> Self:
+    def from_members(cls, members: "Sequence[str | Path | Member]", *, distribution: str = "votes") -> Self:
         """One model from separately trained ones; the scores of its members are exactly those that they had.
 
         They may be of different recipes: another trunk, layer, pooling or head, or an ensemble on one trunk, which counts as
@@ -87,7 +85,7 @@ class SeedBert(OpinionPreTrainedModel):
             ValueError: There is no member, one is given twice, is damaged or of another kind, or two differ in their
                 questions, the kind of their input or their precision, or, for folders, in the tokenizer or feature extractor.
         """
-        members = [members] if isinstance(members, str | Path | DistributionModel | SeedBert) else members
+        members = [members] if isinstance(members, str | Path | Member) else members
         if not isinstance(members, Iterable):
             raise ValueError(f"members is {members!r}; give a list of checkpoint folders or models.")
         members = list(members)
@@ -362,7 +360,7 @@ def read_member(source: str | Path | Member, number: int) -> tuple[str, Member]:
             raise ValueError(
                 f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
             )
-    elif isinstance(source, DistributionModel | SeedBert):
+    elif isinstance(source, Member):
         name, model = f"member {number}", source
     else:
         raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,11 +230,12 @@ def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
             f"in {folder.parent}, and --resume trains what is missing."
         )
     folders = [_model(one) for one in runs]
-    kept = {(one.recipe.trunk, (read_record(_model(one) / FACTS) or {}).get("trunk")) for one in runs}
-    known = [trunk for trunk, weights in kept if weights is not None]
-    if len(known) > len(set(known)):
+    records = [read_record(folder / FACTS) or {} for folder in folders]
+    kept = {(one.recipe.trunk, record.get("trunk")) for one, record in zip(runs, records, strict=True)}
+    replaced = [trunk for trunk, times in Counter(trunk for trunk, weights in kept if weights).items() if times > 1]
+    if replaced:
         raise ValueError(
-            f"The weights of {run.recipe.trunk} were replaced between members, so that they form no ensemble; train them "
+            f"The weights of {replaced[0]} were replaced between members, so that they form no ensemble; train them "
             "again in another folder."
         )
     return folders
