@@ -105,12 +105,22 @@ def _read_report(folder: Path, model: Path) -> dict[str, Any]:
     return found
 
 
-def hub_trunk(facts: Mapping[str, Any]) -> str | None:
-    """The Hub id of the trunk that a model of these facts started from; None if it was a folder or is untrained."""
-    trunk, version = facts["recipe"].get("trunk", LOG_MEL), facts.get("trunk")
-    # The version of a folder is a SHA-256, that of a repository a commit, or unknown.
-    local = trunk == LOG_MEL or (version is not None and len(version) == 64)
-    return None if local or not _REPOSITORY.fullmatch(trunk) else trunk
+def hub_trunks(facts: Mapping[str, Any]) -> list[str]:
+    """Hub ids of the trunks that a model of these facts, or its members, started from: not folders or untrained trunks."""
+    return [name for name, elsewhere in _trunks(facts) if not elsewhere]
+
+
+def _trunks(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name of each trunk that a model or its members started from, and what it is where it is not on the Hub."""
+    own = [(facts["recipe"].get("trunk", LOG_MEL), facts.get("trunk"))]
+    for name, version in facts.get("trunks", own):
+        # the version of a folder is a SHA-256, that of a repository a commit, or unknown
+        if name == LOG_MEL:
+            yield name, "a convolutional trunk on log-mel frames, trained from scratch"
+        elif (version is not None and len(version) == 64) or not _REPOSITORY.fullmatch(name):
+            yield name, f"a checkpoint from a folder (SHA-256 {str(version)[:12]})"
+        else:
+            yield name, ""
 
 
 def _repository(facts: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -130,7 +140,7 @@ def _card_data(config: PreTrainedConfig, facts: Mapping[str, Any]) -> ModelCardD
         pipeline_tag="text-classification" if reads_text else "audio-classification",
         license=license if known else "other",
         license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-"),
-        base_model=hub_trunk(facts),
+        base_model=hub_trunks(facts) or None,
         datasets=[repository] if (repository := _repository(facts)[0]) else None,
         tags=["annot-hf", "label-distribution-learning", "human-label-variation", "text" if reads_text else "speech"],
     )
@@ -138,12 +148,8 @@ def _card_data(config: PreTrainedConfig, facts: Mapping[str, Any]) -> ModelCardD
 
 def _facts_page(config: PreTrainedConfig, facts: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
     """What the template of a model card shows of configuration and facts."""
-    kind, base = input_name_of(config.trunk_config), hub_trunk(facts)
+    kind, trunks = input_name_of(config.trunk_config), list(_trunks(facts))
     origin = dict.fromkeys(("version", "license", "homepage", "access", "citation"), "") | facts.get("origin", {})
-    untrained = facts["recipe"].get("trunk", LOG_MEL) == LOG_MEL
-    local = (
-        f"a checkpoint of type {config.trunk_config.model_type} from a folder (SHA-256 {str(facts.get('trunk'))[:12]})"
-    )
     shares = np.array(facts["marginal"])
     return {
         "version": __version__,
@@ -163,10 +169,14 @@ def _facts_page(config: PreTrainedConfig, facts: Mapping[str, Any], questions: S
         "synthetic": facts["splits"]["train"]["votes"]["synthetic"],
         "smallest": (config.support[shares.argmin()], shares.min()) if questions[0].labels else None,
         "architecture": (config.architectures or [type(config).__name__])[0],
-        "trunk": base or ("a convolutional trunk on log-mel frames, trained from scratch" if untrained else local),
-        "inherits": base or (None if untrained else "the checkpoint that it started from"),
+        "trunks": [elsewhere or name for name, elsewhere in trunks],
+        "inherits": [
+            "the checkpoint that it started from" if elsewhere else name
+            for name, elsewhere in trunks
+            if name != LOG_MEL
+        ],
         "target": facts["target"],
-        "recipe": list(_recipe_rows(facts["recipe"], base)),
+        "recipe": list(_recipe_rows(facts["recipe"], hub_trunks(facts))),
         "validation": [(name, number(value, 3)) for name, value in facts["validation"].items()],
     }
 
@@ -186,10 +196,10 @@ def _split_row(name: str, split: Mapping[str, Any]) -> tuple[str, ...]:
     return name, f"{split['items']:,}", votes, spread, f"{split['raters']:,}" if "raters" in split else "", left_out
 
 
-def _recipe_rows(recipe: Mapping[str, Any], base: str | None) -> Iterator[tuple[str, str]]:
+def _recipe_rows(recipe: Mapping[str, Any], known: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Keys of a recipe and their values; of what lies on the machine that trained, the last part of the path at most."""
     for key, value in recipe.items():
-        if key in ELSEWHERE or (key == "trunk" and base is None and value != LOG_MEL):
+        if key in ELSEWHERE or (key == "trunk" and value not in (LOG_MEL, *known)):
             continue
         if key != "trunk":
             value = _last_part(value)

@@ -169,6 +169,7 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
     joined = [one | {"answers": _renamed(one["answers"], names)} for one in facts.get("onboarded", ())]
     told = facts | ({"recipe": recipe} if recipe else {}) | ({"onboarded": joined} if joined else {})
     told |= {"members": [_shareable_recipe(one) for one in facts["members"]]} if "members" in facts else {}
+    told |= {"trunks": [_without_folders(one) for one in facts["trunks"]]} if "trunks" in facts else {}
     changes = {"config.json": config | ({"annotators": [names.get(one, one) for one in raters]} if raters else {})}
     changes |= {FACTS: told} if facts else {}
     for path in folder.glob("*_config.json"):

@@ -196,11 +196,15 @@ def load_recipe(
 def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, tuple[RecipeKey, Any]]:
     """Every key that a recipe may set, those of its model and trunk included, and the value it has there."""
     values = load_recipe(recipe, overrides).values
+    homes, hidden = known_keys(values), set(UNUSABLE)
+    if values.get("ensemble.recipes") and "trunk" not in values:
+        # its members have the trunks of their own recipes
+        hidden |= {"trunk", *homes["trunk_options"]}
     return {
         name: (key, coerce(name, values[name], key.kind) if name in values else key.default)
-        for keys in known_keys(values).values()
+        for keys in homes.values()
         for name, key in keys.items()
-        if name not in UNUSABLE
+        if name not in hidden
     }
 
 

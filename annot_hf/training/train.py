@@ -175,7 +175,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         **chosen,
         "validation": metrics,
         "recipe": run.values,
-        **({"members": run.member_values} if recipe.ensemble.recipes else {}),
+        **({"members": run.member_values, "trunks": member_trunks(run, folders)} if recipe.ensemble.recipes else {}),
         **about_votes,
         "trunk": trunk,
         **({"augmentation": about["augmentation"]} if "augmentation" in about else {}),
@@ -230,15 +230,21 @@ def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
             f"in {folder.parent}, and --resume trains what is missing."
         )
     folders = [_model(one) for one in runs]
-    records = [read_record(folder / FACTS) or {} for folder in folders]
-    kept = {(one.recipe.trunk, record.get("trunk")) for one, record in zip(runs, records, strict=True)}
-    replaced = [trunk for trunk, times in Counter(trunk for trunk, weights in kept if weights).items() if times > 1]
+    kept = Counter(trunk for trunk, weights in member_trunks(run, folders) if weights)
+    replaced = [trunk for trunk, times in kept.items() if times > 1]
     if replaced:
         raise ValueError(
             f"The weights of {replaced[0]} were replaced between members, so that they form no ensemble; train them "
             "again in another folder."
         )
     return folders
+
+
+def member_trunks(run: Run, folders: Sequence[Path]) -> list[tuple[str, str | None]]:
+    """Name and version of the trunks that the members in these folders started from, each once."""
+    records = [read_record(folder / FACTS) or {} for folder in folders]
+    names = [one.recipe.trunk for one in run.members]
+    return list(dict.fromkeys((name, record.get("trunk")) for name, record in zip(names, records, strict=True)))
 
 
 def _model(run: Run) -> Path:

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 
 from annot_hf import build_report, predict, read_export, write_model_card
 from annot_hf.data.files import CARD_MARK
-from annot_hf.hub.cards import hub_trunk
+from annot_hf.hub.cards import hub_trunks
 from annot_hf.models.trunks import weights_digest
 from annot_hf.report import pages
 from annot_hf.training.checkpoints import FACTS, check_model_folder, save_model
@@ -231,18 +231,32 @@ def test_what_is_no_model_or_no_report_of_it_is_refused(copied, reports, tmp_pat
 @pytest.mark.parametrize(
     ("trunk", "version", "expected"),
     [
-        ("log-mel", None, None),
-        ("openai/whisper-base", "a" * 40, "openai/whisper-base"),
-        ("roberta-base", None, "roberta-base"),
-        ("models/whisper", "a" * 64, None),
-        ("/data/whisper", "a" * 64, None),
+        ("log-mel", None, []),
+        ("openai/whisper-base", "a" * 40, ["openai/whisper-base"]),
+        ("roberta-base", None, ["roberta-base"]),
+        ("models/whisper", "a" * 64, []),
+        ("/data/whisper", "a" * 64, []),
     ],
 )
 def test_only_an_id_of_the_hub_is_a_base_model(trunk, version, expected, text_model):
-    assert hub_trunk({"recipe": {"trunk": trunk}, "trunk": version}) == expected
+    assert hub_trunks({"recipe": {"trunk": trunk}, "trunk": version}) == expected
     if trunk in ("openai/whisper-base", "models/whisper"):
         front, body = front_and_body(write_model_card(text_model(recipe={"trunk": trunk, "model": "x"}, trunk=version)))
-        assert front.get("base_model") == expected and (trunk in body) == (expected is not None)
+        assert front.get("base_model", []) == expected and (trunk in body) == bool(expected)
+
+
+def test_a_card_names_the_trunks_of_all_members(text_model):
+    trunks = [["openai/whisper-base", "a" * 40], ["openai/whisper-tiny.en", None], ["/data/mine", "b" * 64]]
+    front, body = front_and_body(write_model_card(text_model(recipe={"model": "seedbert"}, trunks=trunks)))
+    assert front["base_model"] == ["openai/whisper-base", "openai/whisper-tiny.en"]
+    assert (
+        "over openai/whisper-base and over openai/whisper-tiny.en and over a checkpoint from a folder (SHA-256 bbb"
+        in body
+    )
+    assert (
+        "The licence of openai/whisper-base and of openai/whisper-tiny.en and of the checkpoint that it started" in body
+    )
+    assert "/data" not in body and "log-mel" not in body
 
 
 def test_a_corpus_of_the_hub_is_named_by_its_id(copied, reports, tmp_path):

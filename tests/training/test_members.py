@@ -446,6 +446,8 @@ def test_members_have_trunks_of_their_own(ensemble, sayings, bert_folder, tmp_pa
     # where the recipes lie is nobody's business
     card = write_model_card(model).read_text()
     assert "one.yaml" in card and str(tmp_path) not in card
+    assert "over a checkpoint from a folder" in card and "and over a checkpoint from a folder" in card
+    assert "log-mel" not in card
     contents = gather(model, "model", tmp_path)
     assert str(tmp_path) not in contents.files[FACTS].read_text()
 

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_distribution import DistributionModel
-from annot_hf.training.recipe import dated_folder, load_recipe, make_run, recipe_names
+from annot_hf.training.recipe import dated_folder, describe_recipe, load_recipe, make_run, recipe_names
 from annot_hf.training.train import MODELS
 
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
@@ -452,3 +452,9 @@ def test_without_output_dir_a_run_has_a_dated_folder_of_its_own(tmp_path, monkey
     # processes that train together must agree
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert dated_folder("speech-distribution") == Path(fresh)
+
+
+def test_an_ensemble_without_a_trunk_shows_none(write):
+    ensemble = write("model: seedbert\nmembers: independent\nensemble: {recipes: [cremad-tuned, cremad-quick]}")
+    assert not {"trunk", "conv_channels"} & set(describe_recipe(ensemble))
+    assert "trunk" in describe_recipe("cremad") and "conv_channels" in describe_recipe("speech-distribution")
