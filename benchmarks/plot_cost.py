@@ -1,4 +1,4 @@
-"""Plot how much of the gap heads on each layer of a trunk close over how fast that layer is reached, on two threads.
+"""Plot how much of the gap heads on each layer of a trunk close over the speed of the encoder up to that layer.
 
 `python -m benchmarks.plot_cost OUT.png base=base/results.json tiny=tiny/results.json log-mel=report.json` reads what `annot-hf
 results` and `annot-hf report` wrote: the systems "layer 1" and so on of a Whisper trunk, and the first system of log-mel.
@@ -21,7 +21,7 @@ LOOKS = {"log-mel": (DARK, "s"), "tiny": (GREEN, "o"), "base": (BLUE, "D")}
 
 
 def points_of(trunk: str, file: Path, speeds: Mapping[str, float]) -> dict[str, tuple[float, dict[str, Any]]]:
-    """For each layer of a trunk that was trained on and timed, its speed and the gap closed with the ends of its interval."""
+    """For each layer that has a system, its speed (seconds of audio a second) and the gap closed, with its interval."""
     measures = json.loads(file.read_text(encoding="utf-8"))["evaluation"]["measures"]
     gaps = next(found["gap_closed"]["systems"] for found in measures.values() if "gap_closed" in found)
     if trunk not in bench_whisper.SIZES:
@@ -53,10 +53,18 @@ def plot_cost(points: Mapping[str, Mapping[str, tuple[float, dict[str, Any]]]]) 
 
 
 def main(arguments: Sequence[str]) -> None:
-    out, *given = arguments
+    out, *given = arguments or [""]
+    if not given or any(one.split("=")[0] not in LOOKS for one in given):
+        sys.exit(
+            f"Give a PNG to write, and a JSON file for each of some trunks of {', '.join(LOOKS)}, as base=results.json."
+        )
     speeds = {result.name: result.ratio for result in bench_whisper.run()}
     files = dict(one.split("=", 1) for one in given)
     points = {trunk: points_of(trunk, Path(file), speeds) for trunk, file in files.items()}
+    for trunk, layers in points.items():
+        print(
+            trunk, ", ".join(f"{layer} {speed:,.0f} s/s {gap['value']:.1f} %" for layer, (speed, gap) in layers.items())
+        )
     save_figure(lambda: plot_cost(points), Path(out))
 
 

@@ -107,7 +107,7 @@ def _read_report(folder: Path, model: Path) -> dict[str, Any]:
 
 def hub_trunks(facts: Mapping[str, Any]) -> list[str]:
     """Hub ids of the trunks that a model of these facts, or its members, started from: not folders or untrained trunks."""
-    return [name for name, elsewhere in _trunks(facts) if not elsewhere]
+    return list(dict.fromkeys(name for name, elsewhere in _trunks(facts) if not elsewhere))
 
 
 def _trunks(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

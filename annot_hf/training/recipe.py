@@ -196,15 +196,18 @@ def load_recipe(
 def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, tuple[RecipeKey, Any]]:
     """Every key that a recipe may set, those of its model and trunk included, and the value it has there."""
     values = load_recipe(recipe, overrides).values
-    homes, hidden = known_keys(values), set(UNUSABLE)
+    homes = known_keys(values)
     if values.get("ensemble.recipes") and "trunk" not in values:
         # its members have the trunks of their own recipes
-        hidden |= {"trunk", *homes["trunk_options"]}
+        values, homes = values | {"trunk": None}, homes | {"trunk_options": {}}
     return {
-        name: (key, coerce(name, values[name], key.kind) if name in values else key.default)
+        name: (
+            key,
+            coerce(name, values[name], key.kind) if values.get(name) is not None else values.get(name, key.default),
+        )
         for keys in homes.values()
         for name, key in keys.items()
-        if name not in hidden
+        if name not in UNUSABLE
     }
 
 

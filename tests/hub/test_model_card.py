@@ -247,6 +247,7 @@ def test_only_an_id_of_the_hub_is_a_base_model(trunk, version, expected, text_mo
 
 def test_a_card_names_the_trunks_of_all_members(text_model):
     trunks = [["openai/whisper-base", "a" * 40], ["openai/whisper-tiny.en", None], ["/data/mine", "b" * 64]]
+    trunks.append(["openai/whisper-base", None])
     front, body = front_and_body(write_model_card(text_model(recipe={"model": "seedbert"}, trunks=trunks)))
     assert front["base_model"] == ["openai/whisper-base", "openai/whisper-tiny.en"]
     assert (

@@ -455,6 +455,8 @@ def test_without_output_dir_a_run_has_a_dated_folder_of_its_own(tmp_path, monkey
 
 
 def test_an_ensemble_without_a_trunk_shows_none(write):
-    ensemble = write("model: seedbert\nmembers: independent\nensemble: {recipes: [cremad-tuned, cremad-quick]}")
-    assert not {"trunk", "conv_channels"} & set(describe_recipe(ensemble))
-    assert "trunk" in describe_recipe("cremad") and "conv_channels" in describe_recipe("speech-distribution")
+    members = "members: independent\nensemble: {recipes: [cremad-tuned, cremad-quick]}"
+    shown = describe_recipe(write(f"model: seedbert\nquestion: voice\n{members}"))
+    assert shown["trunk"][1] is None and "conv_channels" not in shown
+    assert describe_recipe("cremad")["trunk"][1] == "openai/whisper-base"
+    assert "conv_channels" in describe_recipe("speech-distribution")
