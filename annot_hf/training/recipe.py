@@ -197,18 +197,17 @@ def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = (
     """Every key that a recipe may set, those of its model and trunk included, and the value it has there."""
     values = load_recipe(recipe, overrides).values
     homes = known_keys(values)
-    if values.get("ensemble.recipes") and "trunk" not in values:
-        # its members have the trunks of their own recipes
-        values, homes = values | {"trunk": None}, homes | {"trunk_options": {}}
-    return {
-        name: (
-            key,
-            coerce(name, values[name], key.kind) if values.get(name) is not None else values.get(name, key.default),
-        )
+    shown = {
+        name: (key, coerce(name, values[name], key.kind) if name in values else key.default)
         for keys in homes.values()
         for name, key in keys.items()
         if name not in UNUSABLE
     }
+    if values.get("ensemble.recipes") and "trunk" not in values:
+        # its members have the trunks of their own recipes
+        shown = {name: pair for name, pair in shown.items() if name not in homes["trunk_options"]}
+        shown["trunk"] = (shown["trunk"][0], None)
+    return shown
 
 
 def _overlay(under: dict[str, Any], over: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
