@@ -226,7 +226,7 @@ def _overlay(under: dict[str, Any], over: Mapping[str, Any], name: str, where: s
 def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
     """Path and values of a recipe on top of those of its `base`, a file in the same folder or a packaged recipe."""
     path = Path(recipe)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         path = RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise ValueError(

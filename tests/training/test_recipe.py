@@ -262,6 +262,13 @@ def test_a_recipe_that_is_not_there():
         load_recipe("")
 
 
+def test_a_folder_with_the_name_of_a_recipe_hides_no_recipe(tmp_path, monkeypatch):
+    shipped = load_recipe("speech-distribution")
+    (tmp_path / "speech-distribution").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("speech-distribution") == shipped
+
+
 @pytest.mark.parametrize("word", ["learning_rate", "=3", "--", "seed=[1"])
 def test_an_override_that_cannot_be_read(write, word):
     with pytest.raises(ValueError, match="Cannot read the override"):
