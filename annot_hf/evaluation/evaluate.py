@@ -293,10 +293,11 @@ def evaluate(
     category = not questions[0].is_scale
     whole = vote_counts(scored, votes) if category and {"categories", "ceiling"} & set(parts) else None
     if "categories" in parts and category:
-        measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
-        found["categories"].append(measured)
-        details |= facts
-        if whole is not None:
+        for batch in batches:
+            measured, facts = categories.measure_categories(batch, reference, groups, residual)
+            found["categories"].append(measured)
+            details |= facts
+        if whole is not None and folds is None:
             stacked = {name: np.stack([probs[_key(name, run)] for run in range(len(runs[name]))]) for name in names}
             details["equivalence"] = rater_equivalence(
                 stacked, whole[reference.rows], reference.marginal, resamples, keep=keep

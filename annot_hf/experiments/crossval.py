@@ -163,7 +163,7 @@ def crossval(
             speakers=None if unit == "item" else dict(zip(targets.items, groups, strict=True)),
             folds=divided,
             unit=unit,
-            parts=("items", "ranks", "ceiling"),
+            parts=("items", "categories", "ranks", "ceiling"),
             task=plan.task,
             n_resamples=n_resamples,
         )

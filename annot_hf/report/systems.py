@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from annot_hf.data.corpus import SPLITS
+from annot_hf.evaluation.categories import DEPTHS, LEVELS
 from annot_hf.evaluation.evaluate import MARGINAL, Evaluation
 from annot_hf.evaluation.scoring import TASKS
 from annot_hf.report import figures as plots
@@ -53,7 +54,7 @@ _DETAILS = (
 )
 _DETAILS += ("accuracy_2_best", "uar_2_best", "pauar75_1_best", "pauar50_1_best")
 _TERTILES = tuple(f"{name}_tertiles_{part}" for name in ("jsd", "accuracy") for part in ("low", "mid", "high"))
-# The two tables of a cross-validation.
+# The tables of a cross-validation.
 _CROSSVAL = {
     "Labels": (
         "accuracy",
@@ -65,7 +66,10 @@ _CROSSVAL = {
         "entropy_rank_correlation",
     ),
     "Distributions": ("jsd", "kl", "tvd", "cross_entropy", "gap_closed"),
+    "Among the most probable labels": tuple(f"{name}_{n}_best" for name in ("accuracy", "uar") for n in DEPTHS[1:]),
+    "Speakers served well": tuple(f"pauar{level}_{n}_best" for level in LEVELS for n in DEPTHS),
 }
+_TABLE_NOTES = {"Among the most probable labels": "n_best.note", "Speakers served well": "folds.served"}
 
 
 def comparison_sections(found: Evaluation) -> list[Section]:
@@ -155,11 +159,16 @@ def systems_tables(found: Evaluation, task: str = "") -> list[Table]:
 
 def crossval_tables(found: Evaluation, task: str = "") -> list[Table]:
     """The tables of a cross-validation, those of a shared task first, and the sizes of its folds."""
-    parts = {f"Scores of {task}": TASKS[task]} if task else {}
-    parts = {title: [name for name in names if name in found] for title, names in (parts | _CROSSVAL).items()}
-    shown = [_systems_table(title, found, names) for title, names in parts.items()]
-    shown += [table for names in parts.values() for table in _differences_table(found, names)]
     unit, folds = found.counts["unit"], found.counts["folds"]
+    parts = ({f"Scores of {task}": TASKS[task]} if task else {}) | _CROSSVAL
+    if unit != "speaker":
+        # a conversation or a document is no speaker
+        del parts["Speakers served well"]
+    parts = {title: [name for name in names if name in found] for title, names in parts.items()}
+    parts = {title: names for title, names in parts.items() if names}
+    notes = {title: say(key) for title, key in _TABLE_NOTES.items()}
+    shown = [_systems_table(title, found, names, note=notes.get(title, "")) for title, names in parts.items()]
+    shown += [table for names in parts.values() for table in _differences_table(found, names)]
     shown += spread_table(found, unit)
     counts = ("items",) if unit == "item" else ("items", "groups")
     rows = [(part, *(_range([fold[part][what] for fold in folds]) for what in counts)) for part in SPLITS]

@@ -36,7 +36,8 @@ def part_of(predictions, rows):
 
 def repeats(runs, targets, folds, groups, *, unit, **options):
     speakers = None if unit == "item" else dict(zip(targets.items, groups, strict=True))
-    return evaluate(runs, targets, speakers=speakers, folds=folds, unit=unit, parts=("items", "ranks"), **options)
+    parts = ("items", "categories", "ranks")
+    return evaluate(runs, targets, speakers=speakers, folds=folds, unit=unit, parts=parts, **options)
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +178,35 @@ def test_what_training_parts_lack_is_counted(emotion_run, crossed):
     assert np.isfinite(list(repeats(runs, spoilt, folds, groups, unit="group").at("macro_f1", "one")["runs"])).all()
 
 
+def test_ranks_and_speakers_of_pooled_folds_equal_a_loop(crossed):
+    runs, targets, _, groups, found = crossed
+    truth = targets.probs.argmax(1)
+    for name, several in runs.items():
+        expected = {"accuracy_2_best": [], "uar_2_best": [], "pauar75_2_best": []}
+        for run in several:
+            best = np.argsort(-in_order(run, targets), axis=1, kind="stable")[:, :2]
+            hit = (best == truth[:, None]).any(axis=1)
+
+            def recall(rows, hit=hit):
+                return np.mean([hit[rows & (truth == label)].mean() for label in set(truth[rows])])
+
+            expected["accuracy_2_best"].append(hit.mean())
+            expected["uar_2_best"].append(recall(np.full(len(truth), True)))
+            above = [recall(groups == speaker) > 0.75 + 1e-9 for speaker in set(groups)]
+            expected["pauar75_2_best"].append(100 * np.mean(above))
+        for measure, values in expected.items():
+            assert found.at(measure, name)["runs"] == pytest.approx(values), measure
+            assert found.at(measure, name)["value"] == pytest.approx(np.mean(values))
+
+
 def test_page_and_figure_say_everything(crossed, tmp_path):
     found = crossed[-1]
     tables = crossval_tables(found)
     heads = [head for table in tables for head in table.columns]
     assert {"Macro-F1\u00a0↑", "Entropies, r\u00a0↑", "KLD (nats)\u00a0↓"} <= set(heads)
+    assert {"UAR, 2-best\u00a0↑", "paUAR-75 (%)\u00a0↑", "paUAR-50, 3-best (%)\u00a0↑"} <= set(heads)
+    by_item = crossval_tables(repeats(*crossed[:4], unit="item", n_resamples=0))
+    assert "Speakers served well" not in [table.title for table in by_item]
     rows = [[cell.main for cell in row] for table in tables for row in table.rows]
     assert ["test", "60", "3"] in rows and "Difference to sharp, paired" in [table.title for table in tables]
     assert {row[0] for row in rows} == {"sharp", "flat", "marginal", "train", "validation", "test"}
