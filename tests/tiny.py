@@ -4,6 +4,7 @@ import torch
 from transformers import (
     BertConfig,
     CamembertConfig,
+    Data2VecAudioConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -68,6 +69,7 @@ _WAVEFORM_FAMILIES = {
     "wav2vec2": Wav2Vec2Config,
     "unispeech": UniSpeechConfig,
     "unispeech-sat": UniSpeechSatConfig,
+    "data2vec-audio": Data2VecAudioConfig,
 }
 _TEXT_FAMILIES = {
     "bert": BertConfig,

@@ -29,7 +29,7 @@ PREFIX = "base_model.model."
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _HOW = ("dtype", "attn_implementation", "device_map")
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-_WAVEFORM = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")
+_WAVEFORM = ("hubert", "wav2vec2", "unispeech", "unispeech-sat", "data2vec-audio")
 # the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
 LORA_TARGETS = {
     **dict.fromkeys(_BERTS, ("attention.self.query", "attention.self.value")),

@@ -32,7 +32,7 @@ from .modeling_log_mel import LogMelModel
 from .waves import log_mel
 from .whisper import WhisperTrunk, whisper_encoder_of
 
-WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
+WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat", "data2vec-audio")
 WHISPER = "whisper"
 # Text encoders without a norm after the last layer, so that the first k layers are a complete encoder.
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
@@ -169,6 +169,10 @@ def build_trunk(
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
         first.layer_norm = MaskedGroupNorm(config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0])
+    if config.model_type == "data2vec-audio":
+        for convolution in trunk.encoder.pos_conv_embed.layers:
+            convolution.frames = None
+            convolution.register_forward_pre_hook(silence_padding)
     return trunk
 
 
@@ -292,12 +296,14 @@ def call_trunk(
     input_values = nn.functional.pad(input_values * attention_mask, (0, max(lacking, 0)))
     samples = attention_mask.sum(1).clip(min=samples_for(trunk.config, 1))
     attention_mask = (torch.arange(input_values.shape[1], device=samples.device) < samples[:, None]).long()
+    lengths = trunk._get_feat_extract_output_lengths(samples)
     for module in trunk.modules():
         if isinstance(module, MaskedGroupNorm):
             module.samples = samples
+        elif hasattr(module, "frames"):
+            module.frames = lengths
     output = trunk(input_values, attention_mask=attention_mask, **options)
-    width, lengths = output.last_hidden_state.shape[1], trunk._get_feat_extract_output_lengths(samples)
-    return output, torch.arange(width, device=lengths.device) < lengths[:, None]
+    return output, torch.arange(output.last_hidden_state.shape[1], device=lengths.device) < lengths[:, None]
 
 
 def samples_for(config: PreTrainedConfig, frames: int) -> int:
@@ -305,6 +311,19 @@ def samples_for(config: PreTrainedConfig, frames: int) -> int:
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         frames = (frames - 1) * stride + kernel
     return frames
+
+
+def silence_padding(convolution: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+    """A hook before each of data2vec's stacked position convolutions: zero `(B, H, T)` beyond the `frames` of each clip.
+
+    The library zeroes them before the first alone, so the others would mix what the padding became into real frames, and a
+    clip's prediction would depend on the clips it is batched with.
+    """
+    # None where someone called the trunk directly.
+    if convolution.frames is None:
+        return None
+    real = torch.arange(args[0].shape[-1], device=args[0].device) < convolution.frames[:, None]
+    return (args[0] * real[:, None],)
 
 
 class MaskedGroupNorm(nn.GroupNorm):

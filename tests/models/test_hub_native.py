@@ -134,7 +134,7 @@ def test_the_folder_holds_safetensors_code_and_nothing_of_ours_besides(saved):
 
 def test_no_module_of_ours_has_a_buffer_that_is_not_saved():
     """Such a buffer comes back as garbage: the library builds models without data and fills in what was saved."""
-    for kind in (*tiny.TRUNKS, "whisper", "hubert", "wav2vec2"):
+    for kind in (*tiny.TRUNKS, "whisper", "hubert", "wav2vec2", "data2vec-audio"):
         for model in (tiny.annotator(kind), tiny.distribution(kind)):
             ours = (part for part in model.modules() if not type(part).__module__.startswith("transformers.models."))
             assert not any(part._non_persistent_buffers_set for part in ours)

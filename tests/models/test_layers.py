@@ -24,7 +24,7 @@ def plain_trunk(kind, folder, **options):
     torch.manual_seed(0)
     plain = AutoModel.from_config(tiny.trunk_config(kind, **options)).eval()
     for module in plain.modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.uniform_(module.bias, -1, 1)
     plain.save_pretrained(folder)

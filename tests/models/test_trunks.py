@@ -18,7 +18,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.trunks import MaskedGroupNorm, build_trunk, encode, input_name_of, samples_for
 
-WAVEFORM = ("wavlm", "wavlm-layer", "hubert", "wav2vec2")
+WAVEFORM = ("wavlm", "wavlm-layer", "hubert", "wav2vec2", "data2vec-audio")
 
 
 def trunk_of(kind):
@@ -26,7 +26,7 @@ def trunk_of(kind):
     return build_trunk(tiny.trunk_config(kind)).eval()
 
 
-@pytest.mark.parametrize("kind", [*tiny.TRUNKS, "hubert", "wav2vec2"])
+@pytest.mark.parametrize("kind", [*tiny.TRUNKS, "hubert", "wav2vec2", "data2vec-audio"])
 def test_batching_does_not_change_frames(kind):
     trunk, lengths = trunk_of(kind), tiny.lengths(kind)
     for width in (max(lengths), max(lengths) + 37):
@@ -107,7 +107,7 @@ def test_the_wrong_input_is_named():
     assert [input_name_of(tiny.trunk_config(kind)) for kind in tiny.TRUNKS] == names
 
 
-@pytest.mark.parametrize("kind", ["wavlm", "wavlm-layer", "hubert", "wav2vec2", "bert"])
+@pytest.mark.parametrize("kind", [*WAVEFORM, "bert"])
 def test_from_trunk_takes_a_plain_checkpoint_as_it_is(kind, tmp_path):
     torch.manual_seed(3)
     plain = AutoModel.from_config(tiny.trunk_config(kind))
