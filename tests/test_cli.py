@@ -562,6 +562,9 @@ def test_corpus_reads_votes_proposes_spellings_and_merges_them(tmp_path, capsys)
         (["corpus", "own.py", "--root", ".", "--audio", ".", "--out", "out"], "--audio is for files of votes"),
         (["corpus", "votes.csv", "--out", "out"], "pass the clips' folder as --audio, or name the column as --text"),
         (["corpus", "votes.csv", "--format", "wied", "--out", "out"], "format is 'wied' (did you mean 'wide'?)"),
+        # a folder with the name of a packaged script
+        (["corpus", "emodb", "--root", ".", "--out", "out"], "emodb: erkennung.txt or listener_votes.csv is not in"),
+        (["corpus", "emodb", "--out", "out"], "emodb holds no file that ends in .csv"),
         (["quickstart", "votes.csv", "--corpus", "own.py"], "The corpus is named twice"),
         (
             ["quickstart", "texts.csv", "--out", "out"],
@@ -572,6 +575,7 @@ def test_corpus_reads_votes_proposes_spellings_and_merges_them(tmp_path, capsys)
 def test_what_does_not_go_together_is_said(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").touch()
+    (tmp_path / "emodb").mkdir()
     (tmp_path / "votes.csv").write_text("clip,rater,label\na,ann,x\na,ben,y\n")
     texts = [f"so {n} it goes,{rater},{label}" for n in range(9) for rater, label in ("as", "bt")]
     (tmp_path / "texts.csv").write_text("\n".join(["text,rater,label", *texts]) + "\n")

@@ -82,8 +82,12 @@ def open_corpus(
     from annot_hf.data.own_votes import Reading, describe_reading, read_own_votes
     from annot_hf.data.spellings import Aliases, read_aliases, write_aliases
 
+    script = find_script(source)
+    if script and root is None and source.is_dir() and script.parent.resolve() != source.resolve():
+        # a folder of votes that has the name of a packaged script
+        script = None
     # a .py file that is not there is said to be none
-    if source.suffix == ".py" or find_script(source):
+    if source.suffix == ".py" or script:
         text = given.pop("text", "")
         if stated := [name for name, value in {"audio": audio, **given}.items() if value]:
             raise ValueError(

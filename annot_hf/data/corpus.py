@@ -345,7 +345,7 @@ def find_script(path: str | os.PathLike) -> Path | None:
         script = script / f"{script.resolve().name}.py"
     if script.suffix == ".py" and script.is_file():
         return script
-    return None if Path(path).exists() else shipped_scripts().get(os.fspath(path))
+    return shipped_scripts().get(os.fspath(path))
 
 
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:

@@ -39,15 +39,18 @@ FEWEST = (10, 20)
 
 
 def measure_categories(
-    systems: Arrays, reference: Reference, groups: Groups | None, residual: str
+    systems: Arrays, reference: Reference, groups: Groups | None, residual: str, unit: str = "speaker"
 ) -> tuple[Measures, dict[str, Any]]:
-    """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them."""
+    """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them.
+
+    Those of speakers are left out where the `unit` is another, such as a conversation.
+    """
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
     strata, named = entropy_strata(q, support), [str(label).strip().lower() for label in support]
     index = named.index(residual.lower()) if residual.lower() in named else None
     speakers: list[SpeakerGroup] = []
     measured = measure_strata(systems, q, strata, resamples) | measure_n_best(systems, q, resamples)
-    if resamples.cluster_count > 1:
+    if resamples.cluster_count > 1 and unit == "speaker":
         speakers = speaker_groups(reference.speakers, reference.items, groups)
         measured |= measure_speakers(systems, q, speakers, resamples)
     measured |= measure_calibration(systems, q, support, resamples)

@@ -68,7 +68,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
             label wins, and their number `(K,)`.
         residual: The residual label, or None.
-        equivalence: How many raters each system is worth; None for scales, or if no item has two votes.
+        equivalence: How many raters each system is worth; None for scales, with folds, or if no item has two votes.
         scales: For each further scale question of a single system: `question`, `items`, `covered`.
         disagreement: `kind` and `items` of the disagreement that a single system predicts, or None.
     """
@@ -294,7 +294,7 @@ def evaluate(
     whole = vote_counts(scored, votes) if category and {"categories", "ceiling"} & set(parts) else None
     if "categories" in parts and category:
         for batch in batches:
-            measured, facts = categories.measure_categories(batch, reference, groups, residual)
+            measured, facts = categories.measure_categories(batch, reference, groups, residual, unit)
             found["categories"].append(measured)
             details |= facts
         if whole is not None and folds is None:

@@ -292,11 +292,6 @@ def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> t
     """Share of each input position in a pooled vector `(B, T)`, from the weights of frames `(B, T)` and their attention."""
     if attention is None:
         return weights
-    if weights.shape[1] != attention.shape[1]:
-        raise ValueError(
-            f"The trunk gives {weights.shape[1]} frames for {attention.shape[1]} positions, which explain cannot match; set "
-            "add_adapter of its configuration to False."
-        )
     return torch.einsum("bt,bts->bs", weights.to(attention), attention)
 
 

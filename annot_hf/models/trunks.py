@@ -7,6 +7,8 @@ import copy
 import functools
 import hashlib
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,8 @@ from .modeling_log_mel import LogMelModel
 from .waves import log_mel
 from .whisper import WhisperTrunk, whisper_encoder_of
 
-WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat", "data2vec-audio")
+DATA2VEC = "data2vec-audio"
+WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat", DATA2VEC)
 WHISPER = "whisper"
 # Text encoders without a norm after the last layer, so that the first k layers are a complete encoder.
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
@@ -143,15 +146,14 @@ def build_trunk(
             f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "
             f"{', '.join(WAVEFORM_TRUNKS)}, {WHISPER}, or the log-mel trunk."
         )
-    if layer is not None or not skip_layers:
-        config = copy.deepcopy(config)
+    config = copy.deepcopy(config)
+    # its convolutions would hear padding, and its frames are no hidden state
+    config.add_adapter = False
     if layer == WEIGHTED or isinstance(layer, list) or not skip_layers:
         # A layer that is skipped gives no hidden state.
         setattr(config, "encoder_layerdrop" if config.model_type == WHISPER else "layerdrop", 0.0)
     if layer not in (None, WEIGHTED):
         config.num_hidden_layers = layer[-1] if isinstance(layer, list) else layer
-    if layer is not None:
-        config.add_adapter = False
     # not that of the checkpoint, which may be half precision
     dtype = torch.get_default_dtype()
     if config.model_type == WHISPER:
@@ -161,18 +163,17 @@ def build_trunk(
     if getattr(trunk, "pooler", None) is not None:
         # Nothing here reads a text encoder's pooler, and DDP stops at weights without a gradient.
         trunk.pooler = None
-    # This norm belongs to the whole trunk's output and to none of its hidden states; an adapter likewise.
+    # This norm belongs to the whole trunk's output and to none of its hidden states.
     if layer is not None and config.model_type == WHISPER:
         trunk.layer_norm = nn.Identity()
+    # A checkpoint of data2vec may have keys of wav2vec 2.0, which its model does not read.
+    elif config.model_type == DATA2VEC:
+        return trunk
     elif layer is not None and getattr(config, "do_stable_layer_norm", False):
         trunk.encoder.layer_norm = nn.Identity()
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
         first.layer_norm = MaskedGroupNorm(config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0])
-    if config.model_type == "data2vec-audio":
-        for convolution in trunk.encoder.pos_conv_embed.layers:
-            convolution.frames = None
-            convolution.register_forward_pre_hook(silence_padding)
     return trunk
 
 
@@ -300,9 +301,8 @@ def call_trunk(
     for module in trunk.modules():
         if isinstance(module, MaskedGroupNorm):
             module.samples = samples
-        elif hasattr(module, "frames"):
-            module.frames = lengths
-    output = trunk(input_values, attention_mask=attention_mask, **options)
+    with silent_padding(trunk, lengths):
+        output = trunk(input_values, attention_mask=attention_mask, **options)
     return output, torch.arange(output.last_hidden_state.shape[1], device=lengths.device) < lengths[:, None]
 
 
@@ -313,17 +313,25 @@ def samples_for(config: PreTrainedConfig, frames: int) -> int:
     return frames
 
 
-def silence_padding(convolution: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
-    """A hook before each of data2vec's stacked position convolutions: zero `(B, H, T)` beyond the `frames` of each clip.
+@contextmanager
+def silent_padding(trunk: PreTrainedModel, lengths: torch.Tensor) -> Iterator[None]:
+    """Within it, data2vec's stacked position convolutions take zeros beyond the frames of each clip, `lengths` `(B,)`.
 
     The library zeroes them before the first alone, so the others would mix what the padding became into real frames, and a
-    clip's prediction would depend on the clips it is batched with.
+    clip's prediction would depend on the clips it is batched with. Other trunks stay as they are.
     """
-    # None where someone called the trunk directly.
-    if convolution.frames is None:
-        return None
-    real = torch.arange(args[0].shape[-1], device=args[0].device) < convolution.frames[:, None]
-    return (args[0] * real[:, None],)
+
+    def silence(convolution: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        real = torch.arange(args[0].shape[-1], device=args[0].device) < lengths[:, None]
+        return (args[0] * real[:, None],)
+
+    stacked = trunk.encoder.pos_conv_embed.layers if trunk.config.model_type == DATA2VEC else ()
+    hooks = [convolution.register_forward_pre_hook(silence) for convolution in stacked]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class MaskedGroupNorm(nn.GroupNorm):

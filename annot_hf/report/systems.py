@@ -161,14 +161,12 @@ def crossval_tables(found: Evaluation, task: str = "") -> list[Table]:
     """The tables of a cross-validation, those of a shared task first, and the sizes of its folds."""
     unit, folds = found.counts["unit"], found.counts["folds"]
     parts = ({f"Scores of {task}": TASKS[task]} if task else {}) | _CROSSVAL
-    if unit != "speaker":
-        # a conversation or a document is no speaker
-        del parts["Speakers served well"]
     parts = {title: [name for name in names if name in found] for title, names in parts.items()}
     parts = {title: names for title, names in parts.items() if names}
     notes = {title: say(key) for title, key in _TABLE_NOTES.items()}
     shown = [_systems_table(title, found, names, note=notes.get(title, "")) for title, names in parts.items()]
-    shown += [table for names in parts.values() for table in _differences_table(found, names)]
+    for title, names in parts.items():
+        shown += [replace(table, title=f"{title}: {table.title}") for table in _differences_table(found, names)]
     shown += spread_table(found, unit)
     counts = ("items",) if unit == "item" else ("items", "groups")
     rows = [(part, *(_range([fold[part][what] for fold in folds]) for what in counts)) for part in SPLITS]

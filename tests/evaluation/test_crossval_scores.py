@@ -205,10 +205,12 @@ def test_page_and_figure_say_everything(crossed, tmp_path):
     heads = [head for table in tables for head in table.columns]
     assert {"Macro-F1\u00a0↑", "Entropies, r\u00a0↑", "KLD (nats)\u00a0↓"} <= set(heads)
     assert {"UAR, 2-best\u00a0↑", "paUAR-75 (%)\u00a0↑", "paUAR-50, 3-best (%)\u00a0↑"} <= set(heads)
-    by_item = crossval_tables(repeats(*crossed[:4], unit="item", n_resamples=0))
-    assert "Speakers served well" not in [table.title for table in by_item]
+    for unit in ("item", "conversation"):
+        other = repeats(*crossed[:4], unit=unit, n_resamples=0)
+        assert not other.groups and not any(name.startswith("pauar") for name in other)
+        assert "Speakers served well" not in [table.title for table in crossval_tables(other)]
     rows = [[cell.main for cell in row] for table in tables for row in table.rows]
-    assert ["test", "60", "3"] in rows and "Difference to sharp, paired" in [table.title for table in tables]
+    assert ["test", "60", "3"] in rows and "Labels: Difference to sharp, paired" in [table.title for table in tables]
     assert {row[0] for row in rows} == {"sharp", "flat", "marginal", "train", "validation", "test"}
     figure = plot_systems(found)
     assert len(figure.axes) == len(PANELS)

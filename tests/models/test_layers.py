@@ -178,14 +178,25 @@ def test_trunks_without_a_choice_say_so(config, layer):
         DistributionConfig(trunk_config=config, questions=tiny.CATEGORY, trunk_layer=layer)
 
 
-def test_an_adapter_belongs_to_the_whole_trunk_only(tmp_path):
-    """It comes after the last layer and shortens the frames; hidden states, and so their mask, do not have it."""
-    plain = plain_trunk("wav2vec2", tmp_path, add_adapter=True)
-    batch = equal_lengths("wav2vec2")
-    for layer in (1, "weighted"):
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["wav2vec2", "data2vec-audio"])
+def test_an_adapter_after_the_last_layer_is_left_out(kind, tmp_path):
+    """It shortens the frames, and its convolutions would hear padding."""
+    plain, batch = plain_trunk(kind, tmp_path, add_adapter=True), equal_lengths(kind)
+    states = plain(**batch, output_hidden_states=True).hidden_states
+    assert plain(**batch).last_hidden_state.shape[1] < states[-1].shape[1]
+    for layer, state in ((None, states[-1]), (1, states[1])):
         frames, mask = over(tmp_path, trunk_layer=layer).frames(**batch)
         assert mask.all() and frames.shape[:2] == mask.shape
-        assert frames.shape[1] > plain(**batch).last_hidden_state.shape[1]
+        torch.testing.assert_close(frames, state, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_data2vec_checkpoint_may_have_keys_of_wav2vec2(tmp_path):
+    plain = plain_trunk("data2vec-audio", tmp_path, feat_extract_norm="group", do_stable_layer_norm=True)
+    batch = equal_lengths("data2vec-audio")
+    states = plain(**batch, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(over(tmp_path, trunk_layer=1).frames(**batch)[0], states[1], rtol=1e-4, atol=1e-5)
 
 
 def test_layer_sum_is_a_weighted_mean():
