@@ -19,8 +19,7 @@ from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
 from annot_hf.training.augment import Copies, Perturbation
 
 _NO_COPIES = Copies()
-# Few lengths of batches: a CPU makes kernels for each and keeps a thousand of them, which took 9 GB with lengths 40 ms apart.
-FRAME_MULTIPLE = 32
+FRAME_MULTIPLE = 4
 # batches that are sorted by length together
 GROUP = 50
 # texts vary more in length than clips: 1.04 of padding on ConvAbuse in batches of 16, and 1.07 with 50
@@ -153,6 +152,7 @@ class VoteCollator:
         # (B, T, D) or (B, samples)
         padded = pad_sequence(tensors, batch_first=True)
         if self.input_name == "input_features":
+            # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         mask = _mask(tensors, padded.shape[1])
         if self.bands_first and self.input_name == "input_features":

@@ -29,7 +29,7 @@ def test_a_batch_of_frames_with_its_pairs():
     frames = [np.full((length, 4), length, np.float16) for length in (5, 18, 9)]
     rows = dataset(frames)
     batch = VoteCollator("input_features", panel=2)([rows[2], rows[0]])
-    assert batch["input_features"].shape == (2, 32, 4) and batch["input_features"].dtype == torch.float32
+    assert batch["input_features"].shape == (2, 12, 4) and batch["input_features"].dtype == torch.float32
     assert batch["attention_mask"].sum(1).tolist() == [9, 5]
     assert torch.equal(batch["input_features"].ne(0).any(2).long(), batch["attention_mask"])
     torch.testing.assert_close(batch["labels"], torch.tensor([[1 / 3, 0, 2 / 3], [0.5, 0, 0.5]]))
