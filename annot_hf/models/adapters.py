@@ -23,13 +23,12 @@ from transformers.utils.hub import cached_file
 
 from .access import needs, said
 from .checks import check_counts
-from .trunks import transformer_layers, weights_digest
+from .trunks import WAVEFORM_TRUNKS, transformer_layers, weights_digest
 
 PREFIX = "base_model.model."
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _HOW = ("dtype", "attn_implementation", "device_map")
 _BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-_WAVEFORM = ("hubert", "wav2vec2", "unispeech", "unispeech-sat", "data2vec-audio")
 # the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
 LORA_TARGETS = {
     **dict.fromkeys(_BERTS, ("attention.self.query", "attention.self.value")),
@@ -37,7 +36,7 @@ LORA_TARGETS = {
     "distilbert": ("attention.q_lin", "attention.v_lin"),
     # query, key and value are one layer
     "modernbert": ("attn.Wqkv",),
-    **dict.fromkeys(_WAVEFORM, ("attention.q_proj", "attention.v_proj")),
+    **dict.fromkeys(WAVEFORM_TRUNKS, ("attention.q_proj", "attention.v_proj")),
     "whisper": ("self_attn.q_proj", "self_attn.v_proj"),
     # its attention reads the weights of all four projections and never calls them: an adapter there would do nothing
     "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
